@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV ?= .venv
+STUDY ?= results/quickstart
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart plots test test-all bench lint clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"cbs needs Python 3.11 or newer, not {v[0]}.{v[1]}: make PYTHON=python3.12 …" if v < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(INSTALLED)  ## measure b* of a small GAN on real digits: minutes on two cores
+	$(BIN)/python -m cbs.run -m study=quickstart
+	$(BIN)/python -m analysis plots results/quickstart
+	@echo
+	@echo "Open results/quickstart/figures/overview.png"
+
+plots: $(INSTALLED)  ## fit and draw a study: make plots STUDY=results/<name>
+	$(BIN)/python -m analysis plots $(STUDY)
+
+test: $(INSTALLED)  ## the tests, except those marked slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(INSTALLED)  ## every test
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## speed, as ratios against peers in one run
+	$(BIN)/python -m benchmarks.bench
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove what these commands made, except results/ and data/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""From records to an answer: curves, fits, closed-form estimates, figures."""

@@ -1,0 +1,130 @@
+"""What stands between the shell and a trial: arguments in, exit codes and sentences out."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import signal
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbs.batch_sizes import quoted
+from cbs.config import CONF_DIR, typed
+from cbs.errors import InputError, nearest
+from cbs.key import trial_folder
+from cbs.outcome import told
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+_ROOT = Path(__file__).resolve().parent.parent
+OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+
+
+def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
+    """Run Hydra's application; every expected error becomes one sentence on stderr."""
+    if str(_ROOT) not in sys.path:  # an editable install: Hydra finds hydra_plugins by walking the path
+        sys.path.append(str(_ROOT))
+    environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us instead of Hydra's own printer
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    composed: list[DictConfig] = []
+    argv[1:] = [quoted(argument) for argument in argv[1:]]
+    application = hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(composed.append)
+    try:
+        _check_launch()
+        application()  # a sweep runs in here, through its launcher
+        return _one_trial(composed[0]) if composed else OK
+    except InputError as error:
+        return _say(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return _say(sentence(error))
+    except SystemExit as error:  # the launcher's and Hydra's own ways out
+        return error.code if isinstance(error.code, int) else BAD_INPUT
+    except KeyboardInterrupt:
+        print("cbs: stopped. Give the same command again to go on.", file=sys.stderr)
+        return STOPPED
+
+
+def _check_launch() -> None:
+    """Raise InputError where another package named `launch` hides ours."""
+    spec = importlib.util.find_spec("launch")
+    found = spec.origin if spec is not None else None
+    if found is None or Path(found).resolve().parent.parent != _ROOT:
+        raise InputError(
+            f"the Python package 'launch' found first is {found}, not the one beside cbs in {_ROOT}: "
+            "run from another folder, or take that package out of PYTHONPATH."
+        )
+
+
+def _say(text: str) -> int:
+    print(f"cbs: {text}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def sentence(error: BaseException) -> str:
+    """A composition error of Hydra's or OmegaConf's in one sentence, with the nearest names."""
+    options = getattr(error, "options", None)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing and options:
+        group, _, wrong = missing.removesuffix(".yaml").rpartition("/")
+        if group == "batch_size":
+            return f"batch_size is {wrong!r}: it must be a whole number, 1 or more."
+        return f"{group} is {wrong!r}: {nearest(wrong, options)}."
+    from hydra.errors import OverrideParseException
+
+    cause: Any = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    full_key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
+    first = " ".join(str(cause).split("\n")[0].split())
+    if full_key and parent is not None and "not in struct" in str(cause):
+        key = full_key.rpartition(".")[2]
+        return f"{full_key} is no setting: {nearest(key, map(str, parent))}."
+    if "\u2026" in str(error):
+        return "'\u2026' is one character: write three dots, as in batch_size=2,4,...,1024."
+    if "mbiguous value for argument" in str(error):
+        argument = re.search(r"'(.*?)'", str(error))
+        return f"{argument.group(1) if argument else 'a setting'} has several values: add -m to sweep over them."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} can't be read as setting=value: {first}."
+    lead = " ".join(str(error).split("\n")[0].split())
+    return lead if lead == first or not first else f"{lead.rstrip('.:')}: {first}"
+
+
+def _one_trial(composed: DictConfig) -> int:
+    """Run one trial in this process, its seeds one after the other."""
+    config = typed(composed)
+    from cbs import trial
+    from cbs.claim import Busy
+
+    trial.preflight(config)
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stop.append(received))
+    for seed in range(config.seeds):
+        name = f"b={config.batch_size.label} {config.optimizer.name} seed {seed}"
+        try:
+            result = trial.run(config, seed, _printer(name, config.target.budget_steps), lambda: bool(stop))
+        except trial.Interrupted as interrupted:
+            print(f"cbs: {name}: {interrupted}. Give the same command again to go on.", file=sys.stderr)
+            return STOPPED
+        except Busy as busy:
+            print(f"cbs: {name}: {busy}.", file=sys.stderr)
+            return FAILED
+        print(f"{name}: FID {told(result.outcomes)}  [{trial_folder(config)}]")
+    return OK
+
+
+def _printer(name: str, budget: int) -> Any:
+    seen: list[float | None] = [None]
+
+    def report(now: Any) -> None:
+        if now.value is not None and now.value != seen[0]:
+            seen[0] = now.value
+            print(f"{name}: step {now.step:,} of at most {budget:,}, FID {now.value:.1f}", flush=True)
+
+    return report

@@ -1,0 +1,1 @@
+"""Real images: decoded once into a packed array, then gathered by index."""

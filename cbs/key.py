@@ -1,0 +1,50 @@
+"""A trial's key: the digest of every field that shapes its trajectory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cbs.metrics import weights
+
+if TYPE_CHECKING:
+    from cbs.config import Config
+
+# Raised when the same config would train differently than it did before.
+RECIPE = 1
+
+
+def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
+    """The fields of a typed config (as a dict) that determine its trajectory.
+
+    Seeds, thresholds and the budget are left out, because none of them changes a trajectory before it
+    stops; so are paths, the device and a label.
+    """
+    target = {k: v for k, v in config["target"].items() if k not in ("thresholds", "budget_steps")}
+    # One cadence is in force; the other's settings don't matter.
+    unused = ("first_steps", "precision") if target["every_steps"] is not None else ("every_steps",)
+    return {
+        "recipe": RECIPE,
+        "task": config["task"],
+        "model": config["model"],
+        "dataset": {k: v for k, v in config["dataset"].items() if k != "source"},
+        "source": config["dataset"]["source"] if config["dataset"]["name"] == "folder" else None,
+        "optimizer": config["optimizer"],
+        "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
+        "target": {k: v for k, v in target.items() if k not in unused},
+        "features_digest": features_digest,
+    }
+
+
+def trial_key(config: dict[str, Any], features_digest: str) -> str:
+    """Twelve hexadecimal digits that name a trial's folder."""
+    text = json.dumps(identity(config, features_digest), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def trial_folder(config: Config) -> Path:
+    """Where a trial's records lie: <results>/<study>/trials/<key>."""
+    digest = weights.digest(config.target.features, Path(config.paths.data))
+    return config.study_dir / "trials" / trial_key(config.to_dict(), digest)

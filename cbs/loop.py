@@ -1,0 +1,201 @@
+"""The training loop: steps, evaluations, and when to stop. It knows no network and no metric."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+
+from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
+from cbs.target import Ask, Cadence, crossing
+
+# Losses are read back in blocks, so that an accelerator never waits for the host.
+BLOCK = 64
+# How often, in seconds, a run looks up from its steps.
+LOOK_UP_SECONDS = 0.5
+
+
+class Task(Protocol):
+    """What is trained: networks, data, losses, one step."""
+
+    loss_names: tuple[str, ...]
+    samples: int  # real samples consumed so far
+
+    def step(self) -> tuple[torch.Tensor, ...]:
+        """Train one step; return the detached losses, one scalar tensor per name, unread."""
+        ...
+
+    def finite(self) -> bool:
+        """Whether every parameter is finite."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next step depends on."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+class Unrepeatable(Exception):
+    """A threshold needs a fresh-noise repeat at an evaluation whose networks are gone."""
+
+
+@dataclass
+class Progress:
+    """How far a run is; with the task's state, all that a checkpoint holds."""
+
+    step: int = 0
+    training_seconds: float = 0.0
+    evaluating_seconds: float = 0.0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    loss_sums: list[float] = field(default_factory=list)
+    loss_count: int = 0
+    diverged_at: int | None = None
+
+    @property
+    def evaluated_step(self) -> int:
+        """The last step that was evaluated; a run may have been cut between a step and its evaluation."""
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    def state(self) -> dict[str, Any]:
+        return {**vars(self), "evaluations": [e.to_dict() for e in self.evaluations]}
+
+    @classmethod
+    def from_state(cls, raw: dict[str, Any]) -> Progress:
+        return cls(**{**raw, "evaluations": [Evaluation.from_dict(e) for e in raw["evaluations"]]})
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a run has arrived: its thresholds, how a crossing is confirmed, and its budget."""
+
+    thresholds: tuple[float, ...]
+    confirmations: int
+    cadence: Cadence
+    budget_steps: int
+
+    def outcome(self, progress: Progress, threshold: float) -> Outcome | Ask | None:
+        """What is known of one threshold by now; None while the run must go on."""
+        found = crossing(progress.evaluations, threshold, self.confirmations)
+        if found is not None:
+            return found
+        if progress.diverged_at is not None:
+            return Diverged(progress.diverged_at)
+        if self.cadence.following(progress.evaluated_step) > self.budget_steps:
+            return Censored(self.budget_steps)
+        return None
+
+
+Measure = Callable[[int, int], float]
+"""(step, repeat) -> the metric of the task as it is now, with noise that depends on those two only."""
+
+
+@dataclass
+class Hooks:
+    """What the loop tells its surroundings.
+
+    evaluated: after each evaluation. looked_up: about twice a second, between two steps; it may save
+    a checkpoint, and may raise to stop the run there.
+    """
+
+    evaluated: Callable[[Progress], None]
+    looked_up: Callable[[Progress], None]
+
+
+def train(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: Hooks) -> dict[float, Outcome]:
+    """Train until every threshold has its outcome; return the outcomes.
+
+    Raises Unrepeatable where a crossing would need networks that are no longer there.
+    """
+    while True:
+        outcomes = {t: goal.outcome(progress, t) for t in goal.thresholds}
+        asked = [o.index for o in outcomes.values() if isinstance(o, Ask)]
+        if asked:
+            _repeat(measure, progress, min(asked), hooks)
+        elif all(outcomes.values()):
+            return {t: o for t, o in outcomes.items() if isinstance(o, Reached | Censored | Diverged)}
+        else:
+            _advance(task, progress, goal.cadence.following(progress.evaluated_step), hooks)
+            if progress.diverged_at is None:
+                _evaluate(task, measure, progress, hooks)
+
+
+def _advance(task: Task, progress: Progress, until: int, hooks: Hooks) -> None:
+    """Step up to the next evaluation, or to the block in which a loss stopped being finite."""
+    pending: list[tuple[torch.Tensor, ...]] = []
+    started = time.perf_counter()
+    look_up = started + LOOK_UP_SECONDS
+    while progress.step < until and progress.diverged_at is None:
+        pending.append(task.step())
+        progress.step += 1
+        if len(pending) == BLOCK or progress.step == until:
+            _read(task, progress, pending)
+        now = time.perf_counter()
+        if now >= look_up:
+            _read(task, progress, pending)
+            now = time.perf_counter()
+            progress.training_seconds += now - started
+            hooks.looked_up(progress)
+            started = time.perf_counter()
+            look_up = started + LOOK_UP_SECONDS
+    progress.training_seconds += time.perf_counter() - started
+
+
+def _read(task: Task, progress: Progress, pending: list[tuple[torch.Tensor, ...]]) -> None:
+    """Take in the losses of the last steps, row by row, so that no block's length changes a sum."""
+    if not pending or progress.diverged_at is not None:
+        return
+    names = len(task.loss_names)
+    values = torch.stack([loss for row in pending for loss in row]).tolist()
+    first = progress.step - len(pending) + 1
+    sums = progress.loss_sums or [0.0] * names
+    for row in range(len(pending)):
+        losses = values[row * names : (row + 1) * names]
+        if not all(map(math.isfinite, losses)):
+            progress.diverged_at = first + row
+            break
+        sums = [total + loss for total, loss in zip(sums, losses, strict=True)]
+        progress.loss_count += 1
+    progress.loss_sums = sums
+    pending.clear()
+
+
+def _evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> None:
+    started = time.perf_counter()
+    value = measure(progress.step, 0) if task.finite() else math.nan
+    progress.evaluating_seconds += time.perf_counter() - started
+    if not math.isfinite(value):
+        progress.diverged_at = progress.step
+        return
+    means = [total / max(progress.loss_count, 1) for total in progress.loss_sums]
+    progress.evaluations.append(
+        Evaluation(
+            step=progress.step,
+            samples=task.samples,
+            seconds=progress.training_seconds + progress.evaluating_seconds,
+            value=value,
+            losses=dict(zip(task.loss_names, means, strict=True)),
+        )
+    )
+    progress.loss_sums, progress.loss_count = [], 0
+    hooks.evaluated(progress)
+
+
+def _repeat(measure: Measure, progress: Progress, index: int, hooks: Hooks) -> None:
+    evaluation = progress.evaluations[index]
+    if evaluation.step != progress.step:
+        raise Unrepeatable(f"the crossing at step {evaluation.step} was not confirmed when the run passed it")
+    started = time.perf_counter()
+    value = measure(progress.step, len(evaluation.repeats) + 1)
+    progress.evaluating_seconds += time.perf_counter() - started
+    progress.evaluations[index] = replace(evaluation, repeats=(*evaluation.repeats, value))
+    hooks.evaluated(progress)
+
+
+def timing(progress: Progress) -> dict[str, float]:
+    """Seconds spent training and evaluating, over all attempts."""
+    return {"training": progress.training_seconds, "evaluating": progress.evaluating_seconds}

@@ -1,0 +1,77 @@
+"""The machine a run is on: its device, the settings that shape rounding, and what to note of it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbs import __version__
+from cbs.errors import InputError
+
+# Below this many pixels per batch a convolution without oneDNN's set-up is faster, and at 8x8 always
+# (`make bench` shows it). A rule and not a measurement, because the choice shapes rounding.
+_FEW_PIXELS = 4096
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a config's `device`; InputError where it isn't there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu.")
+    return device
+
+
+def settle_numerics(device: torch.device) -> None:
+    """One thread and deterministic kernels, so that a rerun gives the same record."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+def prefers_onednn(size: int, b: int) -> bool:
+    """Whether a CPU should convolve b images of size x size through oneDNN."""
+    return size > 8 and b * size**2 > _FEW_PIXELS
+
+
+@contextmanager
+def onednn(enabled: bool) -> Iterator[None]:
+    """Convolve with or without oneDNN on a CPU."""
+    before = torch.backends.mkldnn.set_flags(enabled)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(before[0])
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, revision, device and command of this process."""
+    import numpy
+    import torchvision
+
+    where = Path(__file__).resolve().parent
+    git = subprocess.run(["git", "-C", where, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "cbs": __version__,
+        "revision": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "device": f"{device.type}: {name}",
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "command": sys.argv,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

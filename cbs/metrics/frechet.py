@@ -1,0 +1,74 @@
+"""The Fréchet distance between two Gaussians fitted to features (Dowson & Landau 1982; Heusel et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean (d,) and covariance (d, d) of features, float64, and the number of images behind them."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+    count: int
+
+
+class Moments:
+    """Streaming mean and covariance in float64, by pairwise updates (Chan, Golub & LeVeque 1983)."""
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self._mean = torch.zeros(size, dtype=torch.float64, device=device)
+        self._scatter = torch.zeros(size, size, dtype=torch.float64, device=device)
+
+    def add(self, features: torch.Tensor) -> None:
+        """features: (n, d)"""
+        features = features.to(torch.float64)
+        n = len(features)
+        total = self.count + n
+        mean = features.mean(0)
+        centred = features - mean
+        shift = mean - self._mean
+        self._scatter += centred.T @ centred
+        self._scatter += torch.outer(shift, shift) * (self.count * n / total)
+        self._mean += shift * (n / total)
+        self.count = total
+
+    def statistics(self) -> Statistics:
+        """Mean and unbiased covariance; needs two images or more."""
+        return Statistics(self._mean.clone(), self._scatter / (self.count - 1), self.count)
+
+
+def root(cov: torch.Tensor, rank: int) -> torch.Tensor:
+    """L (d, r) with L Lᵀ = cov, r the numerical rank, at most `rank`.
+
+    Directions that n images can't span carry only rounding noise, whose square root would be seven
+    digits larger than itself: they are left out.
+    """
+    values, vectors = torch.linalg.eigh(cov)
+    floor = values[-1].clamp_min(0) * len(values) * torch.finfo(torch.float64).eps
+    keep = values > floor
+    keep[: max(0, len(values) - rank)] = False
+    return vectors[:, keep] * values[keep].sqrt()
+
+
+def frechet_distance(a: Statistics, b: Statistics, root_b: torch.Tensor | None = None) -> float:
+    """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½), in units of squared features.
+
+    The trace of the root is the sum of the singular values of LaᵀLb, Σ = L Lᵀ, taken from the
+    eigenvalues of Lbᵀ Σa Lb where both have full rank and exactly otherwise.
+    root_b: `root(b.cov, …)`, where it is known already.
+    """
+    if root_b is None:
+        root_b = root(b.cov, b.count - 1)
+    d = len(a.mean)
+    if root_b.shape[1] == d and a.count > d:
+        values = torch.linalg.eigvalsh(root_b.T @ a.cov @ root_b)
+        overlap = values.clamp_min(0).sqrt().sum()
+    else:
+        overlap = torch.linalg.svdvals(root(a.cov, a.count - 1).T @ root_b).sum()
+    gap = (a.mean - b.mean).square().sum()
+    return float(gap + a.cov.trace() + b.cov.trace() - 2 * overlap)

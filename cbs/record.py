@@ -1,0 +1,167 @@
+"""A study's folders and files: where each thing lies, and writes that are whole or absent.
+
+<results>/<study>/trials/<key>/trial.yaml               the composed config
+<results>/<study>/trials/<key>/seed-<k>/result.json     outcomes, written when a run settles
+                                       /trajectory.jsonl every evaluation so far
+                                       /environment.json versions, device, command
+                                       /samples.png      a grid of generated images
+                                       /checkpoint.pt    where the run goes on
+                                       /claims/          who works on it (cbs.claim)
+                                       /failures/        tracebacks of attempts that crashed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cbs import outcome
+from cbs.errors import InputError
+from cbs.outcome import Evaluation, Outcome
+
+SCHEMA = 1
+
+
+class RecordError(InputError):
+    """A record on disk can't be read by this version, or is damaged."""
+
+
+def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write a file that is either whole or absent: temporary file beside it, fsync, rename.
+
+    sync=False leaves out the fsync: safe against a killed process, not against a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record file and check its schema version.
+
+    Raises RecordError where the file is damaged or of another schema.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged ({error}): move it away and run the same command again.") from error
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != SCHEMA:
+        raise RecordError(f"{path} has schema {found!r}: this version of cbs reads schema {SCHEMA} only.")
+    return value
+
+
+@dataclass
+class Result:
+    """What a run has shown so far: an outcome for every threshold that was ever asked for."""
+
+    key: str
+    seed: int
+    outcomes: dict[float, Outcome]
+    last_step: int
+    seconds: dict[str, float]
+    parameters: dict[str, int]
+    dataset: dict[str, Any]
+    features_digest: str
+    schema: int = field(default=SCHEMA)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [outcome.to_dict(t, o) for t, o in sorted(self.outcomes.items(), reverse=True)]
+        return {**vars(self), "outcomes": rows}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Result:
+        return cls(**{**raw, "outcomes": dict(outcome.from_dict(row) for row in raw["outcomes"])})
+
+    def settles(self, thresholds: tuple[float, ...], budget_steps: int) -> bool:
+        """Whether every threshold has an outcome that answers a request with this budget."""
+        return all(outcome.settles(self.outcomes.get(t), budget_steps) for t in thresholds)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run: one seed of one trial."""
+
+    trial: Path
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        return self.trial / f"seed-{self.seed}"
+
+    @property
+    def key(self) -> str:
+        return self.trial.name
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def trajectory_path(self) -> Path:
+        return self.path / "trajectory.jsonl"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def claims_path(self) -> Path:
+        return self.path / "claims"
+
+    def result(self) -> Result | None:
+        if not self.result_path.exists():
+            return None
+        return Result.from_dict(read_json(self.result_path))
+
+    def write_trajectory(self, evaluations: list[Evaluation]) -> None:
+        """Replace the trajectory by these evaluations; what a power cut takes, the checkpoint brings back."""
+        lines = "".join(json.dumps({"schema": SCHEMA, **e.to_dict()}) + "\n" for e in evaluations)
+        write_atomic(self.trajectory_path, lines.encode(), sync=False)
+
+    def trajectory(self) -> list[Evaluation]:
+        """Every evaluation on record; empty where there is none."""
+        if not self.trajectory_path.exists():
+            return []
+        rows = []
+        for line in self.trajectory_path.read_text().splitlines():
+            try:
+                raw = json.loads(line)
+            except ValueError as error:
+                raise RecordError(f"{self.trajectory_path} is damaged ({error}): move it away.") from error
+            if raw.pop("schema", None) != SCHEMA:
+                raise RecordError(f"{self.trajectory_path} is not of schema {SCHEMA}.")
+            rows.append(Evaluation.from_dict(raw))
+        return rows
+
+    def write_failure(self, attempt: int, text: str) -> Path:
+        path = self.path / "failures" / f"{attempt:04d}.txt"
+        write_atomic(path, text.encode())
+        return path
+
+    def last_failure(self) -> str | None:
+        found = sorted((self.path / "failures").glob("*.txt"))
+        return found[-1].read_text() if found else None
+
+
+def run_folders(study: Path) -> Iterator[RunFolder]:
+    """Every run of a study that has left anything on disk."""
+    for path in sorted((study / "trials").glob("*/seed-*")):
+        yield RunFolder(path.parent, int(path.name.removeprefix("seed-")))

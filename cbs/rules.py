@@ -1,0 +1,95 @@
+"""What a typed config's values must obey, as far as that needs no machine."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from cbs.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from cbs.config import Config, OptimizerConfig, TargetConfig
+
+
+def one_of(name: str, value: object, allowed: Any) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}: {nearest(str(value), map(str, allowed))}.")
+
+
+def _at_least(name: str, value: float, bound: float) -> None:
+    if not value >= bound:
+        raise InputError(f"{name} is {value:g}: it must be at least {bound:g}.")
+
+
+def _above(name: str, value: float, bound: float) -> None:
+    if not (value > bound and value < float("inf")):
+        raise InputError(f"{name} is {value:g}: it must be a finite number above {bound:g}.")
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise InputError(f"{name} is {value:g}: it must be at least 0 and below 1.")
+
+
+def check(config: Config) -> None:
+    """Raise InputError at the first rule that a typed config breaks."""
+    if not re.fullmatch(r"[\w.\-]+", config.name) or config.name in (".", ".."):
+        raise InputError(f"name is {config.name!r}: use letters, digits, '.', '_' and '-' (it names a folder).")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise InputError(f"device is {config.device!r}: it must be auto, cpu, cuda or cuda:<index>.")
+    _at_least("seeds", config.seeds, 1)
+    _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
+    _check_model(config)
+    _check_optimizer(config.optimizer)
+    _at_least("batch_size", config.batch_size.initial, 1)
+    one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
+    _check_target(config.target)
+
+
+def _check_model(config: Config) -> None:
+    model, dataset = config.model, config.dataset
+    one_of("task.name", config.task.name, ("gan",))
+    one_of("model.name", model.name, ("dcgan", "wgan_gp"))
+    one_of("model.loss", model.loss, ("nonsaturating", "hinge", "wasserstein"))
+    one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
+    _at_least("model.width", model.width, 1)
+    _at_least("model.latent", model.latent, 1)
+    _at_least("model.penalty", model.penalty, 0)
+    _at_least("model.critic_steps", model.critic_steps, 1)
+    one_of("dataset.image_size", dataset.image_size, (8, 16, 32, 64, 128))
+    one_of("dataset.channels", dataset.channels, (1, 3))
+    one_of("dataset.fit", dataset.fit, ("exact", "stretch", "crop"))
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    _above("optimizer.lr_generator", optimizer.lr_generator, 0)
+    _above("optimizer.lr_discriminator", optimizer.lr_discriminator, 0)
+    for name in ("beta1", "beta2", "alpha", "momentum"):
+        if hasattr(optimizer, name):
+            _fraction(f"optimizer.{name}", getattr(optimizer, name))
+    for name in ("eps", "weight_decay"):
+        if hasattr(optimizer, name):
+            _at_least(f"optimizer.{name}", getattr(optimizer, name), 0)
+    if getattr(optimizer, "nesterov", False) and getattr(optimizer, "momentum", 0) == 0:
+        raise InputError("optimizer.nesterov is True: it needs optimizer.momentum above 0.")
+
+
+def _check_target(target: TargetConfig) -> None:
+    one_of("target.metric", target.metric, ("fid",))
+    one_of("target.features", target.features, ("inception", "digits", "pixels"))
+    one_of("target.normalisation", target.normalisation, ("fixed", "per_image"))
+    if not target.thresholds:
+        raise InputError("target.thresholds is empty: give at least one number above 0.")
+    for threshold in target.thresholds:
+        _above("target.thresholds", threshold, 0)
+    _at_least("target.samples", target.samples, 2)
+    _at_least("target.first_steps", target.first_steps, 1)
+    _above("target.precision", target.precision, 0)
+    _at_least("target.confirmations", target.confirmations, 0)
+    if target.every_steps is not None:
+        _at_least("target.every_steps", target.every_steps, 1)
+    first = target.first_steps if target.every_steps is None else target.every_steps
+    if target.budget_steps < first:
+        raise InputError(
+            f"target.budget_steps is {target.budget_steps}: it must reach the first evaluation, at step {first}."
+        )

@@ -1,0 +1,62 @@
+"""When to evaluate, and what the evaluations say: pure functions of a trajectory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cbs.outcome import Evaluation, Reached
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """The steps at which a run is evaluated.
+
+    every_steps: a fixed distance; None: geometric from `first_steps`, each evaluation a fraction
+    `precision` after the one before, so that N is known to the same relative precision at every b.
+    """
+
+    every_steps: int | None
+    first_steps: int
+    precision: float
+
+    def following(self, step: int) -> int:
+        """The first evaluation after `step`."""
+        if self.every_steps is not None:
+            return (step // self.every_steps + 1) * self.every_steps
+        at = self.first_steps
+        while at <= step:
+            at = max(at + 1, math.floor(at * (1 + self.precision)))
+        return at
+
+    def last(self, budget_steps: int) -> int:
+        """The last evaluation within a budget; 0 if there is none."""
+        at, following = 0, self.following(0)
+        while following <= budget_steps:
+            at, following = following, self.following(following)
+        return at
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A crossing that needs one more fresh-noise repeat at the evaluation with this index."""
+
+    index: int
+
+
+def crossing(evaluations: Sequence[Evaluation], threshold: float, confirmations: int) -> Reached | Ask | None:
+    """The first confirmed crossing of a threshold; what it still needs; or None.
+
+    An evaluation counts when its value and `confirmations` repeats with fresh noise are all at or
+    below the threshold. A NaN is never at or below.
+    """
+    last_above = 0
+    for index, evaluation in enumerate(evaluations):
+        measured = (evaluation.value, *evaluation.repeats)[: confirmations + 1]
+        if all(value <= threshold for value in measured):
+            if len(measured) <= confirmations:
+                return Ask(index)
+            return Reached(last_above, evaluation.step)
+        last_above = evaluation.step
+    return None

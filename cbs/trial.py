@@ -1,0 +1,240 @@
+"""One run of a trial: the one door through which a worker trains."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from cbs import checkpoint
+from cbs.claim import Claim, Superseded
+from cbs.config import Config, Request
+from cbs.data.packed import Packed, prepare
+from cbs.errors import InputError
+from cbs.key import trial_folder
+from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
+from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics
+from cbs.metrics import features, weights
+from cbs.metrics.fid import Distance
+from cbs.outcome import Outcome
+from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
+from cbs.streams import stream
+from cbs.target import Cadence
+from cbs.tasks.gan import GAN
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is saved."""
+
+
+@dataclass
+class Report:
+    """What a run tells while it trains."""
+
+    step: int
+    value: float | None
+    training_seconds: float
+
+
+def preflight(config: Config) -> Packed:
+    """Everything that must hold on this machine before a trial starts; makes the packed data set.
+
+    Raises InputError: no such device, missing data or weights, features that don't fit the images, a
+    batch size over |S|, a results folder that can't be written.
+    """
+    resolve_device(config.device)
+    features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
+    weights.digest(config.target.features, Path(config.paths.data))
+    for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomic(path / ".writable", b"")
+            (path / ".writable").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{name} is {str(path)!r}: it can't be written ({error.strerror}).") from error
+    packed = prepare(config.dataset, Path(config.paths.data))
+    if config.batch_size.initial > packed.count:
+        raise InputError(
+            f"batch_size is {config.batch_size.initial}: {config.dataset.name} has {packed.count} images, "
+            "and a batch takes each at most once."
+        )
+    return packed
+
+
+def run(
+    config: Config,
+    seed: int,
+    report: Callable[[Report], None] = lambda _: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train one seed of a trial until every threshold has its outcome, going on from its last checkpoint.
+
+    Raises Interrupted after saving where `stopped` turned true, claim.Busy where another process works
+    on this run, and whatever went wrong otherwise, its traceback kept in the run's failures/.
+    """
+    request = Request.of(config.target)
+    folder = RunFolder(trial_folder(config), seed)
+    finished = folder.result()
+    if finished is not None and finished.settles(request.thresholds, request.budget_steps):
+        return finished
+    claim = Claim.acquire(folder.claims_path)
+    try:
+        return _Attempt(config, seed, folder, claim, report, stopped).work(request)
+    except (Interrupted, Superseded, KeyboardInterrupt):
+        raise
+    except BaseException:
+        folder.write_failure(claim.number, traceback.format_exc())
+        raise
+    finally:
+        claim.release()
+
+
+class _Attempt:
+    """One process working on a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        folder: RunFolder,
+        claim: Claim,
+        report: Callable[[Report], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.config, self.seed, self.folder, self.claim = config, seed, folder, claim
+        self._report, self._stopped = report, stopped
+        self.device = resolve_device(config.device)
+        settle_numerics(self.device)
+        self.packed = preflight(config)
+        self.task = GAN(config, seed, _on_device(self.packed, self.device), self.device)
+        data = Path(config.paths.data)
+        shape = (config.dataset.image_size, config.dataset.channels)
+        extractor = features.build(config.target.features, data, *shape, self.device)
+        self.features_digest = extractor.digest
+        self.distance = Distance(self.packed, extractor, config.target.normalisation, data, self.device)
+        self._saved_at = time.monotonic()
+
+    def work(self, request: Request) -> Result:
+        write_trial(self.config, self.folder.trial)
+        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device)})
+        known = self.folder.result()
+        if known is not None:
+            self._same_ground(known)
+        goal = self._goal(request)
+        progress = self._restore()
+        try:
+            outcomes = self._train(goal, progress)
+        except Unrepeatable:
+            # A threshold above one that was already passed: the same run again, asked for both at once.
+            if known is not None:
+                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), request.budget_steps))
+            return self._again(goal, known)
+        return self._finish(outcomes, progress, known)
+
+    def _again(self, goal: Goal, known: Result | None) -> Result:
+        checkpoint.remove(self.folder.checkpoint_path)
+        data = _on_device(self.packed, self.device)
+        self.task = GAN(self.config, self.seed, data, self.device)
+        progress = Progress()
+        outcomes = self._train(goal, progress)
+        return self._finish(outcomes, progress, known)
+
+    def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
+        b, size = self.config.batch_size.initial, self.config.dataset.image_size
+        with onednn(prefers_onednn(size, b)):
+            return train(self.task, self._measure, goal, progress, Hooks(self._evaluated, self._looked_up))
+
+    def _goal(self, request: Request) -> Goal:
+        target = self.config.target
+        cadence = Cadence(target.every_steps, target.first_steps, target.precision)
+        return Goal(request.thresholds, target.confirmations, cadence, request.budget_steps)
+
+    def _measure(self, step: int, repeat: int) -> float:
+        noise = stream(self.seed, "evaluation", step, repeat)
+        with onednn(self.config.dataset.image_size > 8):
+            return self.distance(self.task.sample(self.config.target.samples, noise))
+
+    def _restore(self) -> Progress:
+        state = checkpoint.load(self.folder.checkpoint_path)
+        if state is None:
+            return Progress()
+        self.task.load(state["task"])
+        return Progress.from_state(state["progress"])
+
+    def _save(self, progress: Progress) -> None:
+        self.claim.check()
+        state = {"task": self.task.state(), "progress": progress.state()}
+        checkpoint.save(self.folder.checkpoint_path, state)
+        self._saved_at = time.monotonic()
+
+    def _evaluated(self, progress: Progress) -> None:
+        self.claim.check()
+        self.folder.write_trajectory(progress.evaluations)
+        self._tell(progress)
+
+    def _looked_up(self, progress: Progress) -> None:
+        self._tell(progress)
+        if self._stopped():
+            self._save(progress)
+            raise Interrupted(f"stopped at step {progress.step}")
+        if time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
+            self._save(progress)
+
+    def _tell(self, progress: Progress) -> None:
+        value = progress.evaluations[-1].value if progress.evaluations else None
+        self._report(Report(progress.step, value, progress.training_seconds))
+
+    def _same_ground(self, known: Result) -> None:
+        if known.dataset["sha256"] != self.packed.digest:
+            raise RecordError(
+                f"{self.folder.path} was trained on other data (sha256 {known.dataset['sha256'][:12]}, "
+                f"now {self.packed.digest[:12]}): use another study name, or bring the data back."
+            )
+
+    def _finish(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:
+        self._save(progress)
+        self.folder.write_trajectory(progress.evaluations)
+        self._draw_samples()
+        result = Result(
+            key=self.folder.key,
+            seed=self.seed,
+            outcomes={**(known.outcomes if known else {}), **outcomes},
+            last_step=progress.step,
+            seconds=timing(progress),
+            parameters=self.task.sizes,
+            dataset={"name": self.config.dataset.name, "count": self.packed.count, "sha256": self.packed.digest},
+            features_digest=self.features_digest,
+        )
+        write_json(self.folder.result_path, result.to_dict())
+        return result
+
+    def _draw_samples(self) -> None:
+        from torchvision.utils import save_image
+
+        path = self.folder.path / "samples.png"
+        drawing = path.with_name(f".samples-{os.getpid()}.png")
+        images = next(iter(self.task.sample(64, stream(self.seed, "sample grid"))))
+        save_image(images, drawing, nrow=8, normalize=True, value_range=(-1, 1))
+        os.replace(drawing, path)
+
+
+def _on_device(packed: Packed, device: torch.device) -> torch.Tensor:
+    """The images where batches are gathered: on the device where they take under half of its free memory."""
+    images = torch.from_numpy(packed.images())
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        return images.to(device)
+    return images
+
+
+def write_trial(config: Config, folder: Path) -> None:
+    """Keep the composed config beside the runs; the first write stands."""
+    path = folder / "trial.yaml"
+    if not path.exists():
+        head = {"schema": SCHEMA, "key": folder.name}
+        write_atomic(path, yaml.safe_dump({**head, "config": config.to_dict()}, sort_keys=False).encode())

@@ -1,0 +1,81 @@
+"""What Hydra finds of cbs: it accepts plugins from this namespace only. No logic here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from cbs import batch_sizes
+from launch import sweep
+
+
+class BatchSizeSource(ConfigSource):
+    """Answers for batch_size=<any integer>."""
+
+    @staticmethod
+    def scheme() -> str:
+        return batch_sizes.SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{config_path}",
+            config=batch_sizes.load(config_path),
+            header={"package": None},
+        )
+
+    def is_group(self, config_path: str) -> bool:
+        return batch_sizes.is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        return batch_sizes.is_config(config_path)
+
+    def available(self) -> bool:
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        groups = results_filter in (None, ObjectType.GROUP)
+        return batch_sizes.listed(config_path, groups, not groups or results_filter is None)
+
+
+class CbsSearchPath(SearchPathPlugin):
+    """Puts the batch sizes among the places where configs are looked for."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("cbs", f"{batch_sizes.SCHEME}://")
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination, with progressions expanded."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        jobs = sweep.jobs(self._parse_config() + arguments, self.hydra_context.config_loader)
+        return self.launcher.launch(jobs, initial_job_idx=0)
+
+
+class LocalLauncher(Launcher):
+    """This machine: see launch.local."""
+
+    def __init__(self, workers: int | str = "auto") -> None:
+        self._workers = workers
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self._loader, self._config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        from launch import local
+
+        composed = [self._loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
+        return local.launch(composed, self._workers)

@@ -1,0 +1,1 @@
+"""Many trials: where and when they run."""

@@ -1,0 +1,140 @@
+"""What a sweep shows while it runs: one live table, or plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cbs.outcome import Reached, told
+
+if TYPE_CHECKING:
+    from cbs.record import Result
+    from launch.local import Live, Sweep
+    from launch.plan import Run
+
+_PLAIN_SECONDS = 30.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02 or 3:04:05."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class Display:
+    """Use as a context: `refresh` often, `ended` per run, `say` for words."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._console = Console(stderr=True)
+        self._started = self._spoke = time.monotonic()
+        self._live = RichLive(console=self._console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def ended(self, one: Live) -> None:
+        """One line per run that came to an end; it stays above the table."""
+        sweep = self._sweep
+        if one.run in sweep.done:
+            words = f"FID {told(sweep.done[one.run].outcomes)}"
+        else:
+            words = sweep.failed.get(one.run, one.ended[0] if one.ended else "died")
+        over = len(sweep.done) + len(sweep.failed)
+        total = over + len(sweep.live) + len(sweep.waiting) + len(sweep.busy) + len(sweep.interrupted)
+        took = time.monotonic() - one.started
+        width = len(str(total))
+        self.say(f"[{over:{width}}/{total}] {one.run.name}: {words}  ({took:.1f} s)")
+
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._live.update(self._table(now))
+        elif now - self._spoke > _PLAIN_SECONDS:
+            self._spoke = now
+            self.say(self._totals(now).plain)
+            for one in self._sweep.live:
+                value = "–" if one.value is None else f"{one.value:.1f}"
+                self.say(f"  {one.run.name}: step {one.step:,}, FID {value}")
+
+    def _totals(self, now: float) -> Text:
+        sweep = self._sweep
+        text = f"{len(sweep.done)} done, {len(sweep.live)} running, {len(sweep.waiting)} waiting"
+        if sweep.failed:
+            text += f", {len(sweep.failed)} failed"
+        return Text(f"{text}   {clock(now - self._started)} elapsed", style="bold")
+
+    def _table(self, now: float) -> Group:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("optimizer", "b", "seed", "step", "", "FID", "target", "steps/s", "left"):
+            table.add_column(name, justify="left" if name in ("optimizer", "") else "right", no_wrap=True)
+        for one in self._sweep.live:
+            table.add_row(*self._row(one))
+        return Group(self._totals(now), table)
+
+    def _row(self, one: Live) -> list[Any]:
+        target = one.run.config.target
+        rate = one.step / one.training_seconds if one.training_seconds else 0.0
+        left = f"≤ {clock((target.budget_steps - one.step) / rate)}" if rate else "–"
+        return [
+            one.run.config.optimizer.name,
+            one.run.config.batch_size.label,
+            str(one.run.seed),
+            f"{one.step:,}",
+            ProgressBar(total=target.budget_steps, completed=one.step, width=20),
+            "–" if one.value is None else f"{one.value:.1f}",
+            f"≤ {min(target.thresholds):g}",
+            f"{rate:,.0f}" if rate else "–",
+            left,
+        ]
+
+
+def summary(done: dict[Run, Result], failed: dict[Run, str], wanted: list[Run]) -> str:
+    """Steps-to-target at the lowest threshold, one row per trial and one column per seed, as text."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    seeds = sorted({run.seed for run in wanted})
+    for name in ("trial", "model", "dataset", "optimizer", "b", "target", *(f"N, seed {k}" for k in seeds)):
+        left = name in ("trial", "model", "dataset", "optimizer")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    trials: dict[str, dict[int, Run]] = {}
+    for run in wanted:
+        trials.setdefault(run.folder.key, {})[run.seed] = run
+    for key, by_seed in trials.items():
+        config = next(iter(by_seed.values())).config
+        threshold = min(config.target.thresholds)
+        cells = [_cell(by_seed.get(k), threshold, done, failed) for k in seeds]
+        names = (key, config.model.name, config.dataset.name, config.optimizer.name, config.batch_size.label)
+        table.add_row(*names, f"≤ {threshold:g}", *cells)
+    console = Console(width=max(100, 70 + 14 * len(seeds)))
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _cell(run: Run | None, threshold: float, done: dict[Run, Result], failed: dict[Run, str]) -> str:
+    if run is None:
+        return ""
+    if run not in done:
+        return "failed" if run in failed else "–"
+    outcome = done[run].outcomes[threshold]
+    if isinstance(outcome, Reached):
+        return f"{outcome.first_below:,}"
+    words = {"Censored": "> {:,}", "Diverged": "diverged {:,}"}[type(outcome).__name__]
+    return words.format(outcome.step)

@@ -1,0 +1,49 @@
+"""A sweep as runs: which are finished, which are at work elsewhere, which are left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cbs.claim import holder
+from cbs.config import Config, Request
+from cbs.key import trial_folder
+from cbs.record import Result, RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one trial: the unit of work."""
+
+    config: Config = field(compare=False)
+    folder: RunFolder
+
+    @property
+    def seed(self) -> int:
+        return self.folder.seed
+
+    @property
+    def name(self) -> str:
+        return f"b={self.config.batch_size.label} {self.config.optimizer.name} seed {self.seed}"
+
+    def finished(self) -> Result | None:
+        """The record, where it answers what is asked."""
+        result = self.folder.result()
+        request = Request.of(self.config.target)
+        settled = result is not None and result.settles(request.thresholds, request.budget_steps)
+        return result if settled else None
+
+    def busy(self) -> bool:
+        """Whether a live process works on it."""
+        return holder(self.folder.claims_path) is not None
+
+
+def runs(configs: Sequence[Config]) -> list[Run]:
+    """Every run that these trials ask for, each once, in the order of the trials."""
+    found: dict[tuple[Path, int], Run] = {}
+    for config in configs:
+        folder = trial_folder(config)
+        for seed in range(config.seeds):
+            found.setdefault((folder, seed), Run(config, RunFolder(folder, seed)))
+    return list(found.values())

@@ -1,0 +1,56 @@
+"""Shared by the tests: composing configs, tiny trials, running the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from cbs.batch_sizes import quoted
+from cbs.config import CONF_DIR, Config, typed
+
+ROOT = Path(__file__).resolve().parent.parent
+# A trial of a second: a coarse cadence, few samples, and a budget that ends it.
+TINY = (
+    "model.width=4",
+    "model.latent=4",
+    "target.samples=128",
+    "target.first_steps=20",
+    "target.precision=0.5",
+    "target.budget_steps=150",
+    "target.thresholds=[1.0]",
+)
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=[quoted(o) for o in overrides])
+
+
+def config(*overrides: str) -> Config:
+    return typed(composed(*overrides))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """Compose a tiny trial whose folders lie in a temporary one."""
+    here = (f"paths.results={tmp_path}/results", f"paths.data={tmp_path}/data")
+    return lambda *overrides: config(*TINY, *here, *overrides)
+
+
+def command(*arguments: str, cwd: Path, module: str = "cbs.run", timeout: float = 300) -> subprocess.CompletedProcess:
+    """Run the command line as a user would, in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,78 @@
+"""Who may import whom, and what starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED = {
+    "cbs": {"cbs"},
+    "launch": {"launch", "cbs"},
+    "analysis": {"analysis", "cbs"},
+    "hydra_plugins": {"launch", "cbs"},
+}
+# What launch and analysis may know of cbs; launch's workers and preflight also open the door to training.
+OPEN = {"key", "outcome", "record", "config", "errors", "claim", "cli"}
+OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
+
+
+def imports(file: Path, top_level_only: bool = False) -> list[str]:
+    tree = ast.parse(file.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: import absolutely"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_import_only_what_they_may(package: str) -> None:
+    for file in files(package):
+        for name in imports(file):
+            head, *rest = name.split(".")
+            if head in OURS:
+                assert head in ALLOWED[package], f"{file} imports {name}"
+            if head == "cbs" and package == "analysis":
+                assert rest[0] in OPEN - {"claim", "cli"}, f"{file} imports {name}"
+            if head == "cbs" and package == "launch":
+                inside_function = name not in imports(file, top_level_only=True)
+                assert rest[0] in OPEN | {"batch_sizes"} or (rest[0] == "trial" and inside_function), f"{file}: {name}"
+
+
+@pytest.mark.parametrize("module", ["cbs.outcome", "cbs.target", "cbs.errors"])
+def test_the_kernel_of_records_needs_the_standard_library_only(module: str) -> None:
+    file = ROOT / (module.replace(".", "/") + ".py")
+    for name in imports(file):
+        assert name.split(".")[0] in sys.stdlib_module_names | {"cbs"}, f"{file} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "module", ["cbs.run", "cbs.cli", "launch.local", "launch.plan", "analysis.__main__", "analysis.fit"]
+)
+def test_starting_needs_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_no_file_is_a_hall() -> None:
+    for package in ALLOWED:
+        for file in files(package):
+            assert len(file.read_text().splitlines()) <= 300, f"{file} is over 300 lines"
+
+
+def test_hydra_plugins_is_a_namespace() -> None:
+    assert not (ROOT / "hydra_plugins" / "__init__.py").exists()

@@ -1,0 +1,145 @@
+"""What composes, what is refused, and what a key depends on."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from cbs.config import CONF_DIR, RMSPropConfig, typed
+from cbs.errors import InputError
+from cbs.key import trial_key
+from tests.conftest import composed, config
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_every_choice_composes(model: str, optimizer: str, dataset: str) -> None:
+    given = ["dataset.source=/images"] if dataset == "folder" else []
+    found = config(f"model={model}", f"optimizer={optimizer}", f"dataset={dataset}", *given)
+    assert (found.model.name, found.optimizer.name, found.dataset.name) == (model, optimizer, dataset)
+
+
+@pytest.mark.parametrize("target", options("target"))
+def test_every_target_composes(target: str) -> None:
+    assert config(f"target={target}").target.budget_steps > 0
+
+
+@pytest.mark.parametrize("study", options("study"))
+def test_every_study_composes(study: str) -> None:
+    assert config(f"study={study}").name == study
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    """Table 2 and the published scripts, as FACTS has them."""
+    lsun = config("dataset=lsun_bedroom")
+    assert (lsun.model.width, lsun.model.latent, lsun.dataset.image_size) == (64, 100, 64)
+    assert (lsun.optimizer.lr_discriminator, lsun.optimizer.lr_generator) == (3e-4, 1e-4)
+    assert (lsun.target.thresholds, lsun.target.every_steps, lsun.target.samples) == ([70.0], 10_000, 49_984)
+    belief = config("dataset=lsun_bedroom", "optimizer=adabelief").optimizer
+    assert (belief.lr_discriminator, belief.lr_generator) == (3e-5, 3e-4)
+    celeba = config("dataset=celeba", "model=wgan_gp", "optimizer=rmsprop")
+    assert isinstance(celeba.optimizer, RMSPropConfig)
+    assert (celeba.optimizer.lr_discriminator, celeba.optimizer.lr_generator) == (1e-4, 3e-4)
+    assert (celeba.optimizer.alpha, celeba.optimizer.eps) == (0.99, 1e-8)
+    assert (celeba.model.critic_steps, celeba.model.penalty, celeba.target.thresholds) == (1, 10.0, [50.0])
+
+
+@pytest.mark.parametrize("b", ["48", "64", "1", "100000"])
+def test_any_whole_number_is_a_batch_size(b: str) -> None:
+    node = composed(f"batch_size={b}").batch_size
+    assert OmegaConf.to_container(node) == {"label": b, "initial": int(b), "schedule": {"kind": "constant"}}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("target.thresholds=[0]", "target.thresholds is 0: it must be a finite number above 0"),
+        ("target.thresholds=[-3,50]", "target.thresholds is -3"),
+        ("target.thresholds=[]", "target.thresholds is empty"),
+        ("target.budget_steps=10", "target.budget_steps is 10: it must reach the first evaluation, at step 100"),
+        ("target.every_steps=20000", "must reach the first evaluation, at step 10000"),
+        ("target.precision=0", "target.precision is 0"),
+        ("seeds=0", "seeds is 0: it must be at least 1"),
+        ("seeds=1.5", "seeds: Value '1.5'"),
+        ("optimizer.lr_generator=-1", "optimizer.lr_generator is -1"),
+        ("optimizer.lr_generator=nan", "optimizer.lr_generator is nan"),
+        ("optimizer.beta1=1", "optimizer.beta1 is 1: it must be at least 0 and below 1"),
+        ("optimizer.name=adamw", "optimizer.name is 'adamw': did you mean adam"),
+        ("model.loss=hinges", "did you mean hinge?"),
+        ("dataset.image_size=48", "dataset.image_size is 48"),
+        ("device=gpu", "device is 'gpu'"),
+        ("name=a/b", "name is 'a/b'"),
+        ("+model.depth=3", "model.depth is no setting"),
+        ("+extra=3", "extra is no setting"),
+        ("dataset=folder", "dataset.source"),
+    ],
+)
+def test_bad_values_get_one_sentence(override: str, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        config(override)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def key(*overrides: str) -> str:
+    return trial_key(config(*overrides).to_dict(), "digest")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seeds=7",
+        "name=other",
+        "device=cpu",
+        "paths.results=/elsewhere",
+        "paths.data=/elsewhere",
+        "target.thresholds=[60,50]",
+        "target.budget_steps=999999",
+        "checkpoint_minutes=9",
+        "optimizer.lr_generator=2e-3",
+        "dataset.source=/elsewhere",
+    ],
+)
+def test_a_key_ignores_what_changes_no_trajectory(override: str) -> None:
+    assert key(override) == key()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "batch_size=63",
+        "optimizer=adabelief",
+        "optimizer.lr_generator=3e-3",
+        "optimizer.beta1=0.4",
+        "model.width=17",
+        "model.loss=hinge",
+        "target.samples=1001",
+        "target.precision=0.06",
+        "target.every_steps=500",
+        "target.confirmations=0",
+        "target.normalisation=per_image",
+        "target.features=pixels",
+    ],
+)
+def test_a_key_depends_on_what_changes_a_trajectory(override: str) -> None:
+    assert key(override) != key()
+
+
+def test_a_key_depends_on_the_feature_weights() -> None:
+    assert trial_key(config().to_dict(), "a") != trial_key(config().to_dict(), "b")
+
+
+def test_a_key_is_the_same_after_a_round_trip() -> None:
+    found = config("optimizer=sgd")
+    again = typed(found.to_dict())
+    assert again == found
+    assert trial_key(again.to_dict(), "d") == trial_key(found.to_dict(), "d")
+
+
+def test_conf_holds_yaml_only() -> None:
+    assert {p.suffix for p in Path(CONF_DIR).rglob("*") if p.is_file()} == {".yaml"}
