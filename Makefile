@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart plots test test-all bench lint clean
+.PHONY: help quickstart plots test bench lint clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,11 +25,8 @@ quickstart: $(INSTALLED)  ## measure b* of a small GAN on real digits: minutes o
 plots: $(INSTALLED)  ## fit and draw a study: make plots STUDY=results/<name>
 	$(BIN)/python -m analysis plots $(STUDY)
 
-test: $(INSTALLED)  ## the tests, except those marked slow
-	$(BIN)/python -m pytest -m 'not slow'
-
-test-all: $(INSTALLED)  ## every test
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## the tests (make test SLOW=1 adds those that take minutes)
+	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow')
 
 bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 	$(BIN)/python -m benchmarks.bench

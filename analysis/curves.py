@@ -89,7 +89,7 @@ def from_csv(path: Path) -> list[Curve]:
     for column, default in defaults.items():
         if column not in frame:
             frame[column] = default
-    late = frame.index[frame["lower"] >= frame["steps"]]
+    late = frame.index[(frame["lower"] >= frame["steps"]) & (frame["outcome"] == "reached")]
     if len(late):
         raise InputError(f"{path}, line {late[0] + 2}: lower is {frame['lower'][late[0]]:g}: it must be below steps.")
     if frame.empty:

@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 NAMES = {"adam": "Adam", "adabelief": "AdaBelief", "rmsprop": "RMSProp", "sgd": "SGD"}
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
     "font.size": 9,
@@ -80,7 +80,7 @@ def overview(fits: list[Fit]) -> Figure:
     _steps(left, fits)
     _sfo(right, fits)
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
     return figure
 
 
@@ -157,8 +157,16 @@ def _sizes(axes: Axes, fits: list[Fit]) -> None:
     sizes = sorted({b for one in fits for b in one.curve.batch_sizes})
     axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _twos_and_fives(value: float, _: object) -> str:
+    return _plain(value, _) if f"{value:e}"[0] in "25" else ""
 
 
 def _target(fits: list[Fit]) -> str:
@@ -171,7 +179,13 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
     columns = min(len(fits), 3)
     rows = -(-len(fits) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(3.2 * columns, 2.8 * rows), sharey=True, squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(3.2 * columns, 2.8 * rows),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     sizes = sorted(evaluations["batch_size"].unique())
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, len(sizes)))
@@ -188,8 +202,11 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
         if one.curve.threshold is not None:
             axes.axhline(one.curve.threshold, color="black", lw=0.8, ls=":")
         axes.set(xscale="log", yscale="log", title=_name(one))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "25" else ""))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(_plain))
+            axis.set_minor_formatter(
+                FuncFormatter(lambda value, _: _plain(value, 0) if f"{value:e}"[0] in "25" else "")
+            )
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()
     figure.supxlabel("steps", fontsize=9)

@@ -113,11 +113,11 @@ def _maximise(found: Fit, likelihood: Likelihood) -> None:
     cut = 0.5 * likelihood.count * math.log1p(quantile**2 / spare)
 
     def lacking(value: float) -> float:
-        return top - cut - _best_given(likelihood, value, best)[1]
+        return top - cut - _best_given(likelihood, value)[1]
 
     low_end, high_end = most * 1e-6, most * (1 - 1e-9)
-    low = brentq(lacking, low_end, b0) if lacking(low_end) > 0 and b0 > low_end else None
-    high = brentq(lacking, b0, high_end) if lacking(high_end) > 0 else high_end
+    low = brentq(lacking, low_end, b0, xtol=1e-4 * b0) if lacking(low_end) > 0 and b0 > low_end else None
+    high = brentq(lacking, b0, high_end, xtol=1e-4 * b0) if lacking(high_end) > 0 else high_end
     found.n_inf, found.b0, found.sigma = math.exp(log_n), b0, math.exp(log_sigma)
     found.b_star_ci = (None if low is None else 2 * low, 2 * high)
     found.region = _region(likelihood, best, (low or low_end, high), top - cut)
@@ -136,7 +136,7 @@ def _best(likelihood: Likelihood, most: float) -> tuple[Array, float]:
 
         start = np.array([*_start(likelihood, b0), 0.0])[[0, 2, 1]]
         start[1] = math.log(share / (1 - share))
-        options = {"xatol": 1e-7, "fatol": 1e-9, "maxiter": 4000, "maxfev": 4000}
+        options = {"xatol": 1e-6, "fatol": 1e-8, "maxiter": 4000, "maxfev": 4000}
         end = minimize(loss, start, method="Nelder-Mead", options=options)
         if -end.fun > top:
             top = -end.fun
@@ -157,16 +157,15 @@ def _start(likelihood: Likelihood, b0: float) -> tuple[float, float]:
     return float(residual.mean()), math.log(max(float(residual.std()), 0.02))
 
 
-def _best_given(likelihood: Likelihood, b0: float, near: Array) -> tuple[Array, float]:
+def _best_given(likelihood: Likelihood, b0: float) -> tuple[Array, float]:
     """The maximum over (ln N∞, ln σ) at one b0."""
-    options = {"xatol": 1e-6, "fatol": 1e-8, "maxiter": 2000}
-    ends = []
-    for start in (_start(likelihood, b0), (near[0], near[2])):
-        end = minimize(
-            lambda p: _loss(likelihood, p[0], b0, p[1]), np.array(start), method="Nelder-Mead", options=options
-        )
-        ends.append(end)
-    end = min(ends, key=lambda e: e.fun)
+    options = {"xatol": 1e-4, "fatol": 1e-6, "maxiter": 500}
+    end = minimize(
+        lambda p: _loss(likelihood, p[0], b0, p[1]),
+        np.array(_start(likelihood, b0)),
+        method="Nelder-Mead",
+        options=options,
+    )
     return np.array([end.x[0], b0, np.clip(end.x[1], *_SIGMA)]), -end.fun
 
 
@@ -174,7 +173,7 @@ def _region(likelihood: Likelihood, best: Array, b0_ends: tuple[float, float], f
     """Parameters whose likelihood reaches `floor`: N∞ at its ends for each b0 between the interval's ends."""
     rows = []
     for b0 in np.concatenate([np.linspace(*b0_ends, 24), [best[1]]]):
-        centre, top = _best_given(likelihood, float(b0), best)
+        centre, top = _best_given(likelihood, float(b0))
         sigmas = centre[2] + np.linspace(-0.3, 0.6, 10)
         shifts = np.linspace(-1.0, 1.0, 401) * max(4 * math.exp(centre[2]), 0.02)
         values = likelihood(centre[0] + shifts[:, None], np.full((1, 1), b0), sigmas[None, :])
@@ -192,6 +191,21 @@ def _describe(found: Fit, likelihood: Likelihood) -> None:
         found.notes.append(
             f"Every run reached its target, so this form can only answer b* < {2 * sizes[0]} "
             f"(twice the smallest batch size): sweep downwards until a trial is censored."
+        )
+    else:
+        least = int(likelihood.b[likelihood.reached].min())
+        here = found.curve.frame["batch_size"] == least
+        arrived = int((found.curve.frame["outcome"] == "reached")[here].sum())
+        if found.b_star_ci[1] is not None and found.b_star_ci[1] > 1.8 * least:
+            found.notes.append(
+                f"{arrived} of {int(here.sum())} runs reached the target at b = {least}, "
+                f"which holds b* below {2 * least} in this form."
+            )
+    low, high = (end if end is not None else found.b_star for end in found.b_star_ci)
+    if found.measured_b_star is not None and low and high and not low / 2 <= found.measured_b_star <= high * 2:
+        found.notes.append(
+            f"The measured b* of {found.measured_b_star} is more than an octave outside the fitted interval: "
+            "the curve doesn't follow this form, or the seeds are too few for the measured one."
         )
     if found.measured_b_star == sizes[0]:
         found.notes.append(f"The least N·b is at the smallest batch size swept, {sizes[0]}: b* may lie below it.")

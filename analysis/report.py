@@ -102,5 +102,9 @@ def _with_interval(value: float | None, interval: Interval) -> str:
         return "–"
     low, high = interval
     if low is None:
-        return f"≤ {high:.3g}" if high is not None else f"{value:.3g}"
-    return f"{value:.3g} ({low:.3g}–{high:.3g})" if high is not None else f"≥ {low:.3g}"
+        return _short(value) if high is None else f"≤ {_short(high)}"
+    return f"≥ {_short(low)}" if high is None else f"{_short(value)} ({_short(low)}–{_short(high)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

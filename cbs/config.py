@@ -169,15 +169,19 @@ def typed(composed: DictConfig | Mapping[str, Any]) -> Config:
     wrong type, or a value that breaks a rule.
     """
     node = composed if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
-    node = OmegaConf.masked_copy(node, [key for key in node if key != "hydra"])
+    node = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
     try:
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(_spoken(error, "")) from error
     assert isinstance(plain, dict)
+    return _checked({str(key): value for key, value in plain.items()})
+
+
+def _checked(plain: dict[str, Any]) -> Config:
     plain.get("model", {}).pop("rates", None)  # a table to choose rates from; the chosen ones are the optimizer's
     groups: dict[str, Any] = {group: _parse(schema, plain, group) for group, schema in _GROUPS.items()}
-    optimizer_name = (plain.get("optimizer") or {}).get("name")
+    optimizer_name = str((plain.get("optimizer") or {}).get("name"))
     one_of("optimizer.name", optimizer_name, OPTIMIZERS)
     groups["optimizer"] = _parse(OPTIMIZERS[optimizer_name], plain, "optimizer")
     top = {key: value for key, value in plain.items() if key not in groups}

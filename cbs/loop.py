@@ -22,8 +22,15 @@ LOOK_UP_SECONDS = 0.5
 class Task(Protocol):
     """What is trained: networks, data, losses, one step."""
 
-    loss_names: tuple[str, ...]
-    samples: int  # real samples consumed so far
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """What the losses of a step are called."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Real samples consumed so far."""
+        ...
 
     def step(self) -> tuple[torch.Tensor, ...]:
         """Train one step; return the detached losses, one scalar tensor per name, unread."""

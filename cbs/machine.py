@@ -16,9 +16,9 @@ import torch
 from cbs import __version__
 from cbs.errors import InputError
 
-# Below this many pixels per batch a convolution without oneDNN's set-up is faster, and at 8x8 always
-# (`make bench` shows it). A rule and not a measurement, because the choice shapes rounding.
-_FEW_PIXELS = 4096
+# Up to this b·width² a convolution without oneDNN's set-up is faster (`make bench` shows it).
+# A rule and not a measurement, because the choice shapes rounding.
+_LITTLE_WORK = 4096
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,9 +39,9 @@ def settle_numerics(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def prefers_onednn(size: int, b: int) -> bool:
-    """Whether a CPU should convolve b images of size x size through oneDNN."""
-    return size > 8 and b * size**2 > _FEW_PIXELS
+def prefers_onednn(width: int, b: int) -> bool:
+    """Whether a CPU should train networks of this width on b images through oneDNN."""
+    return b * width**2 > _LITTLE_WORK
 
 
 @contextmanager

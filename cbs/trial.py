@@ -146,8 +146,7 @@ class _Attempt:
         return self._finish(outcomes, progress, known)
 
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
-        b, size = self.config.batch_size.initial, self.config.dataset.image_size
-        with onednn(prefers_onednn(size, b)):
+        with onednn(prefers_onednn(self.config.model.width, self.config.batch_size.initial)):
             return train(self.task, self._measure, goal, progress, Hooks(self._evaluated, self._looked_up))
 
     def _goal(self, request: Request) -> Goal:
@@ -157,7 +156,7 @@ class _Attempt:
 
     def _measure(self, step: int, repeat: int) -> float:
         noise = stream(self.seed, "evaluation", step, repeat)
-        with onednn(self.config.dataset.image_size > 8):
+        with onednn(True):
             return self.distance(self.task.sample(self.config.target.samples, noise))
 
     def _restore(self) -> Progress:

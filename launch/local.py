@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -67,8 +68,9 @@ def launch(composed: Sequence[Any], workers: int | str) -> list[Any]:
     print(_opening(sweep, len(configs), wanted), file=sys.stderr)
     stopped = False
     if sweep.waiting:
+        context = _nursery()
         _preflight([run.config for run in sweep.waiting])
-        stopped = _work(sweep, slots(configs[0].device, workers))
+        stopped = _work(sweep, context, slots(configs[0].device, workers))
     print(summary(sweep.done, sweep.failed, wanted))
     _close(sweep, stopped, wanted)
     return []
@@ -123,12 +125,21 @@ def slots(device: str, workers: int | str) -> list[str]:
     return [devices[i % len(devices)] for i in range(count)]
 
 
-def _work(sweep: Sweep, free: list[str]) -> bool:
-    """Run what is waiting; return whether a signal stopped it."""
+def _nursery() -> Any:
+    """Where runs are born: a server that has imported everything and forks a clean process per run.
+
+    It starts importing at once, beside whatever this process does meanwhile.
+    """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cbs.trial", "cbs.config", "torchvision.utils", "sklearn.datasets"])
+    context.set_forkserver_preload(["launch.worker", "cbs.trial", "torchvision.utils", "sklearn.datasets"])
+    forkserver.ensure_running()
+    return context
+
+
+def _work(sweep: Sweep, context: Any, free: list[str]) -> bool:
+    """Run what is waiting; return whether a signal stopped it."""
     signals: list[int] = []
     before = {n: signal.signal(n, lambda got, _: signals.append(got)) for n in (signal.SIGINT, signal.SIGTERM)}
     told, deadline = 0, float("inf")
@@ -159,7 +170,7 @@ def _start(context: Any, run: Run, slot: str) -> Live:
     from launch import worker
 
     ours, theirs = context.Pipe()
-    arguments = (run.config.to_dict(), run.seed, slot, theirs)
+    arguments = (replace(run.config, device=slot), run.seed, theirs)
     process = context.Process(target=worker.main, args=arguments, daemon=True)
     process.start()
     theirs.close()
@@ -205,6 +216,8 @@ def _listen(one: Live) -> None:
 
 
 def _settle(sweep: Sweep, one: Live, display: Display, stopping: bool) -> None:
+    kind: str
+    content: Any
     kind, content = one.ended or ("died", None)
     if kind == "done":
         sweep.done[one.run] = content

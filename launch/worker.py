@@ -8,10 +8,11 @@ import threading
 import traceback
 from dataclasses import asdict
 from multiprocessing.connection import Connection
-from typing import Any
+
+from cbs.config import Config
 
 
-def main(config: dict[str, Any], seed: int, device: str, pipe: Connection) -> None:
+def main(config: Config, seed: int, pipe: Connection) -> None:
     """Run one seed of a trial and send what happens: ("report", …), then one of
     ("done", result), ("interrupted", text), ("busy", text) or ("failed", text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the launcher's to pass on
@@ -21,12 +22,9 @@ def main(config: dict[str, Any], seed: int, device: str, pipe: Connection) -> No
 
     from cbs import trial
     from cbs.claim import Busy
-    from cbs.config import typed
 
     try:
-        result = trial.run(
-            typed({**config, "device": device}), seed, lambda now: pipe.send(("report", asdict(now))), stop.is_set
-        )
+        result = trial.run(config, seed, lambda now: pipe.send(("report", asdict(now))), stop.is_set)
         pipe.send(("done", result))
     except trial.Interrupted as interrupted:
         pipe.send(("interrupted", str(interrupted)))

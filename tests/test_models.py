@@ -26,9 +26,10 @@ def test_shapes(size: int, channels: int, norm: str) -> None:
     assert Discriminator(size, channels, 4, norm)(images).shape == (2,)
 
 
-def test_stem_and_head_are_the_convolutions_that_they_replace() -> None:
-    stem, head = Stem(5, 6), Head(6)
-    z, x = torch.randn(3, 5), torch.randn(3, 6, 4, 4)
+@pytest.mark.parametrize("side", [2, 4])
+def test_stem_and_head_are_the_convolutions_that_they_replace(side: int) -> None:
+    stem, head = Stem(5, 6, side), Head(6, side)
+    z, x = torch.randn(3, 5), torch.randn(3, 6, side, side)
     torch.testing.assert_close(stem(z), F.conv_transpose2d(z[:, :, None, None], stem.weight))
     torch.testing.assert_close(head(x), F.conv2d(x, head.weight).flatten())
 

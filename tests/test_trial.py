@@ -40,7 +40,10 @@ def test_a_run_leaves_a_whole_record(tiny: Tiny) -> None:
     assert raw["schema"] == 1
     assert [row["outcome"] for row in raw["outcomes"]] == ["reached", "censored"]
     assert raw["dataset"]["count"] == 1797
-    assert raw["parameters"] == {"generator": 4 * 4 * 16 + 8 + 4 * 16, "discriminator": 4 * 16 + 4 * 16}
+    assert raw["parameters"] == {
+        "generator": 4 * 8 * 4 + 16 + 8 * 4 * 16 + 8 + 4 * 16,
+        "discriminator": 4 * 16 + 4 * 8 * 16 + 16 + 8 * 4,
+    }
     assert [e[0] for e in evaluations(found)] == [20, 30, 45, 67, 100, 150]
     assert [e[1] for e in evaluations(found)] == [16 * s for s in (20, 30, 45, 67, 100, 150)]
     kept = yaml.safe_load((trial_folder(found) / "trial.yaml").read_text())

@@ -181,7 +181,7 @@ def decoded(dataset: DatasetConfig, source: Source, workers: int) -> Iterator[np
     from torch.utils.data import DataLoader
 
     few = source.count < _FEW
-    loader = DataLoader(
+    loader: DataLoader[np.ndarray] = DataLoader(
         Decoder(source, dataset),  # type: ignore[arg-type]
         batch_size=256,
         num_workers=0 if few else workers,

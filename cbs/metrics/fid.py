@@ -63,7 +63,7 @@ class Distance:
 
     def _load(self) -> Statistics | None:
         try:
-            with np.load(self._path) as saved:
+            with open(self._path, "rb") as file, np.load(file) as saved:
                 mean, cov = (torch.from_numpy(saved[k]).to(self._device) for k in ("mean", "cov"))
                 return Statistics(mean, cov, int(saved["count"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -12,29 +12,34 @@ import torch
 from torch import nn
 
 
+def _base(size: int) -> int:
+    """The side of the smallest feature maps: 4, but 2 at 8x8, so that every network has a hidden strided layer."""
+    return 4 if size > 8 else 2
+
+
 class Stem(nn.ConvTranspose2d):
-    """A 4x4 transposed convolution of one pixel, as the matrix product that it is.
+    """A transposed convolution of one pixel, as the matrix product that it is.
 
     Its weight has the shape that ConvTranspose2d gives it; at small batch sizes the product takes a
     fraction of a convolution's time.
     """
 
-    def __init__(self, latent: int, channels: int) -> None:
-        super().__init__(latent, channels, kernel_size=4, bias=False)
+    def __init__(self, latent: int, channels: int, side: int) -> None:
+        super().__init__(latent, channels, kernel_size=side, bias=False)
 
     def forward(self, z: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
-        """(b, latent) -> (b, channels, 4, 4)"""
-        return torch.mm(z, self.weight.flatten(1)).view(-1, self.weight.shape[1], 4, 4)
+        """(b, latent) -> (b, channels, side, side)"""
+        return torch.mm(z, self.weight.flatten(1)).view(-1, *self.weight.shape[1:])
 
 
 class Head(nn.Conv2d):
-    """A 4x4 convolution of a 4x4 image to one number, as the matrix product that it is."""
+    """A convolution of a whole feature map to one number, as the matrix product that it is."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, 1, kernel_size=4, bias=False)
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__(channels, 1, kernel_size=side, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, channels, 4, 4) -> (b,)"""
+        """(b, channels, side, side) -> (b,)"""
         return torch.mv(x.flatten(1), self.weight.flatten())
 
 
@@ -50,9 +55,9 @@ class Generator(nn.Sequential):
     """(b, latent) -> (b, channels, size, size) in [-1, 1]"""
 
     def __init__(self, size: int, channels: int, width: int, latent: int) -> None:
-        doublings = int(math.log2(size)) - 3
+        doublings = int(math.log2(size // _base(size))) - 1
         inner = width * 2**doublings
-        layers: list[nn.Module] = [Stem(latent, inner), nn.BatchNorm2d(inner), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [Stem(latent, inner, _base(size)), nn.BatchNorm2d(inner), nn.ReLU(inplace=True)]
         for _ in range(doublings):
             layers += [
                 nn.ConvTranspose2d(inner, inner // 2, 4, 2, 1, bias=False),
@@ -68,7 +73,7 @@ class Discriminator(nn.Sequential):
     """(b, channels, size, size) -> (b,) logits"""
 
     def __init__(self, size: int, channels: int, width: int, norm: str) -> None:
-        doublings = int(math.log2(size)) - 3
+        doublings = int(math.log2(size // _base(size))) - 1
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         for _ in range(doublings):
             layers += [
@@ -77,7 +82,7 @@ class Discriminator(nn.Sequential):
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             width *= 2
-        super().__init__(*layers, Head(width))
+        super().__init__(*layers, Head(width, _base(size)))
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
