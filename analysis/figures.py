@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from analysis.fit import Fit
 from analysis.models import Array, hyperbola
@@ -156,17 +156,23 @@ def _sizes(axes: Axes, fits: list[Fit]) -> None:
     """Ticks at the batch sizes that were swept, thinned to ten, and plain numbers on both axes."""
     sizes = sorted({b for one in fits for b in one.curve.batch_sizes})
     axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _plain_ticks(axes)
+    if not np.isfinite(axes.dataLim.intervaly).all() or axes.dataLim.intervaly[1] <= 0:
+        axes.set(ylim=(1, 10), xlim=(sizes[0] / 1.6, sizes[-1] * 1.6))
+        axes.text(0.5, 0.5, "no run reached its target", transform=axes.transAxes, ha="center", color="0.4")
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers as people write them: whole decades on x, also twos and fives on y."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(_plain))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _plain(v, _) if f"{v:e}"[0] in "25" else ""))
 
 
 def _plain(value: float, _: object) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def _twos_and_fives(value: float, _: object) -> str:
-    return _plain(value, _) if f"{value:e}"[0] in "25" else ""
 
 
 def _target(fits: list[Fit]) -> str:

@@ -120,7 +120,8 @@ def _maximise(found: Fit, likelihood: Likelihood) -> None:
     high = brentq(lacking, b0, high_end, xtol=1e-4 * b0) if lacking(high_end) > 0 else high_end
     found.n_inf, found.b0, found.sigma = math.exp(log_n), b0, math.exp(log_sigma)
     found.b_star_ci = (None if low is None else 2 * low, 2 * high)
-    found.region = _region(likelihood, best, (low or low_end, high), top - cut)
+    reach = 1.6 * quantile / math.sqrt(likelihood.count)
+    found.region = _region(likelihood, best, (low or low_end, high), top - cut, reach)
     found.n_inf_ci = (float(found.region[:, 0].min()), float(found.region[:, 0].max()))
 
 
@@ -169,13 +170,16 @@ def _best_given(likelihood: Likelihood, b0: float) -> tuple[Array, float]:
     return np.array([end.x[0], b0, np.clip(end.x[1], *_SIGMA)]), -end.fun
 
 
-def _region(likelihood: Likelihood, best: Array, b0_ends: tuple[float, float], floor: float) -> Array:
-    """Parameters whose likelihood reaches `floor`: N∞ at its ends for each b0 between the interval's ends."""
+def _region(likelihood: Likelihood, best: Array, b0_ends: tuple[float, float], floor: float, reach: float) -> Array:
+    """Parameters whose likelihood reaches `floor`: N∞ at its ends for each b0 between the interval's ends.
+
+    reach: how far to look for those ends around each b0's best ln N∞, in units of σ.
+    """
     rows = []
-    for b0 in np.concatenate([np.linspace(*b0_ends, 24), [best[1]]]):
+    for b0 in np.concatenate([np.linspace(*b0_ends, 20), [best[1]]]):
         centre, top = _best_given(likelihood, float(b0))
-        sigmas = centre[2] + np.linspace(-0.3, 0.6, 10)
-        shifts = np.linspace(-1.0, 1.0, 401) * max(4 * math.exp(centre[2]), 0.02)
+        sigmas = centre[2] + np.linspace(-0.2, 0.6, 7)
+        shifts = np.linspace(-1.0, 1.0, 81) * max(reach * math.exp(centre[2]), 0.01)
         values = likelihood(centre[0] + shifts[:, None], np.full((1, 1), b0), sigmas[None, :])
         inside = values.max(1) >= min(floor, top)
         for shift in (shifts[inside].min(initial=0.0), shifts[inside].max(initial=0.0)):

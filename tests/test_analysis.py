@@ -136,16 +136,16 @@ def test_a_likelihood_worked_out_by_hand() -> None:
 
 
 def test_intervals_cover_the_truth() -> None:
-    """Of 60 simulated sweeps with censored runs, a 95 % interval misses more than 9 with probability 0.0004."""
+    """Of 50 simulated sweeps with censored runs, a 95 % interval misses more than 8 with probability 0.0009."""
     hits = {"b_star": 0, "n_inf": 0}
-    for random in range(60):
+    for random in range(50):
         found = fit(simulated(1800, 3.0, 0.25, seeds=3, budget=12_000, random=random))
         assert found.censored >= 3
         low, high = found.b_star_ci
         hits["b_star"] += (low or 0.0) <= 6.0 <= (high or math.inf)
         low, high = found.n_inf_ci
         hits["n_inf"] += (low or 0.0) <= 1800 <= (high or math.inf)
-    assert min(hits.values()) >= 51, hits
+    assert min(hits.values()) >= 42, hits
 
 
 def test_censored_runs_are_evidence() -> None:
@@ -250,26 +250,33 @@ def test_estimate_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_study_is_fitted_and_drawn(tmp_path: Path) -> None:
-    sweep = ("-m", *TINY, "batch_size=4,16,64", "optimizer=adam,rmsprop", "seeds=2", "target.thresholds=[150,120]")
+    sweep = ("-m", *TINY, "batch_size=4,16,64", "optimizer=adam,rmsprop", "seeds=2", "target.thresholds=[175,165]")
     assert command(*sweep, cwd=tmp_path).returncode == 0
     study = tmp_path / "results" / "sweep"
-    curves = from_study(study, threshold=150.0)
+    curves = from_study(study, threshold=175.0)
     assert [c.label for c in curves] == ["adam", "rmsprop"]
-    assert [c.threshold for c in from_study(study)] == [120.0, 120.0]
+    assert [c.threshold for c in from_study(study)] == [165.0, 165.0]
     assert len(curves[0].frame) == 6
     assert curves[0].facts["dataset_size"] == 1797
-    with pytest.raises(InputError, match=r"threshold is 7: .* was run at 120, 150"):
+    with pytest.raises(InputError, match=r"threshold is 7: .* was run at 165, 175"):
         from_study(study, threshold=7.0)
-    done = command("plots", "results/sweep", "--threshold", "150", cwd=tmp_path, module="analysis")
+    done = command("plots", "results/sweep", "--threshold", "175", cwd=tmp_path, module="analysis")
     assert done.returncode == 0, done.stderr
     for name in ("overview", "steps_to_target", "sfo", "metric_vs_steps"):
         for suffix in ("png", "svg"):
             assert (study / "figures" / f"{name}.{suffix}").stat().st_size > 5000
     shown = json.loads(command("fit", "results/sweep", "--json", cwd=tmp_path, module="analysis").stdout)
     assert {c["optimizer"] for c in shown["curves"]} == {"adam", "rmsprop"}
-    more = ("-m", *TINY, "batch_size=4,16,64", "model.width=5", "seeds=2", "target.thresholds=[150,120]")
+    more = ("-m", *TINY, "batch_size=4,16,64", "model.width=5", "seeds=2", "target.thresholds=[175,165]")
     assert command(*more, cwd=tmp_path).returncode == 0
     assert [c.label for c in from_study(study)] == ["adam width=4", "adam width=5", "rmsprop"]
+
+
+def test_a_study_in_which_nothing_arrived_is_drawn_and_says_so(tmp_path: Path) -> None:
+    assert command("-m", *TINY, "batch_size=16,64", "target.budget_steps=30", cwd=tmp_path).returncode == 0
+    done = command("plots", "results/sweep", cwd=tmp_path, module="analysis")
+    assert done.returncode == 0, done.stderr
+    assert "No run reached its target" in done.stdout
 
 
 def test_a_folder_without_records_is_one_sentence(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def evaluations(found: Config, seed: int = 0) -> list[tuple]:
 
 
 def test_a_run_leaves_a_whole_record(tiny: Tiny) -> None:
-    found = tiny("batch_size=16", "target.thresholds=[150,1]")
+    found = tiny("batch_size=16", "target.thresholds=[170,1]")
     result = trial.run(found, 0)
-    assert isinstance(result.outcomes[150.0], Reached)
+    assert isinstance(result.outcomes[170.0], Reached)
     assert result.outcomes[1.0] == Censored(150)
     folder = trial_folder(found) / "seed-0"
     raw = json.loads((folder / "result.json").read_text())
@@ -71,7 +71,7 @@ def test_the_same_run_gives_the_same_record(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_again_and_again_gives_the_same_record(
     model: str, optimizer: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = tiny("batch_size=5", f"model={model}", f"optimizer={optimizer}", "target.thresholds=[150,1]")
+    found = tiny("batch_size=5", f"model={model}", f"optimizer={optimizer}", "target.thresholds=[170,1]")
     whole = trial.run(found, 0)
     undisturbed = evaluations(found)
     shutil.rmtree(tmp_path / "results")
@@ -98,28 +98,28 @@ def test_a_run_that_is_stopped_again_and_again_gives_the_same_record(
 
 def test_asking_for_more_goes_on_with_the_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
     """A larger budget and a lower threshold, against a run that was asked for both at first."""
-    first = tiny("batch_size=16", "target.thresholds=[160]", "target.budget_steps=60")
-    more = tiny("batch_size=16", "target.thresholds=[130]", "target.budget_steps=60")
-    most = tiny("batch_size=16", "target.thresholds=[130,90]", "target.budget_steps=150")
+    first = tiny("batch_size=16", "target.thresholds=[180]", "target.budget_steps=60")
+    more = tiny("batch_size=16", "target.thresholds=[150]", "target.budget_steps=60")
+    most = tiny("batch_size=16", "target.thresholds=[150,90]", "target.budget_steps=150")
     assert trial_folder(first) == trial_folder(most)
     trial.run(first, 0)
     steps = [e[0] for e in evaluations(first)]
     trial.run(more, 0)
     assert [e[0] for e in evaluations(first)][: len(steps)] == steps
     extended = trial.run(most, 0)
-    assert set(extended.outcomes) == {160.0, 130.0, 90.0}
+    assert set(extended.outcomes) == {180.0, 150.0, 90.0}
     stepwise = [e[:3] for e in evaluations(most)]
     shutil.rmtree(tmp_path / "results")
     at_once = trial.run(most, 0)
     assert [e[:3] for e in evaluations(most)] == stepwise
-    assert at_once.outcomes == {t: extended.outcomes[t] for t in (130.0, 90.0)}
+    assert at_once.outcomes == {t: extended.outcomes[t] for t in (150.0, 90.0)}
 
 
 def test_a_threshold_above_one_already_passed_is_answered_by_the_same_run_again(tiny: Tiny, tmp_path: Path) -> None:
-    low = tiny("batch_size=16", "target.thresholds=[130]")
-    both = tiny("batch_size=16", "target.thresholds=[150,130]")
-    trial.run(low, 0)
-    result = trial.run(tiny("batch_size=16", "target.thresholds=[150]"), 0)
+    low = tiny("batch_size=16", "target.thresholds=[155]")
+    both = tiny("batch_size=16", "target.thresholds=[175,155]")
+    assert isinstance(trial.run(low, 0).outcomes[155.0], Reached)
+    result = trial.run(tiny("batch_size=16", "target.thresholds=[175]"), 0)
     shutil.rmtree(tmp_path / "results")
     assert trial.run(both, 0).outcomes == result.outcomes
 
