@@ -101,7 +101,7 @@ def key(*overrides: str) -> str:
         "target.thresholds=[60,50]",
         "target.budget_steps=999999",
         "checkpoint_minutes=9",
-        "optimizer.lr_generator=2e-3",
+        "optimizer.lr_generator=0.0002",
         "dataset.source=/elsewhere",
     ],
 )
