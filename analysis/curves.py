@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 import yaml
 
 from cbs.errors import InputError, nearest
+from cbs.labels import labels
 from cbs.outcome import Censored, Diverged, Reached
 from cbs.record import SCHEMA, RecordError, run_folders
 
@@ -172,7 +172,8 @@ def from_study(study: Path, threshold: float | None = None) -> list[Curve]:
         kept = rows.sort_values(["batch_size", "seed"])[list(COLUMNS)].reset_index(drop=True)
         curves.append(Curve(optimizer["name"], "", kept, facts, float(chosen), str(group)))
         configs.append(config)
-    _label(curves, configs)
+    for curve, label in zip(curves, labels(configs), strict=True):
+        curve.label = label
     return sorted(curves, key=lambda curve: curve.label)
 
 
@@ -190,16 +191,6 @@ def _threshold(part: pd.DataFrame, asked: float | None, study: Path) -> float:
     if asked is not None and asked not in known:
         raise InputError(f"threshold is {asked:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
     return asked if asked is not None else min(shared or known)
-
-
-def _label(curves: list[Curve], configs: Iterable[dict[str, Any]]) -> None:
-    """Name each curve by its optimizer, and by what else differs between curves of the same optimizer."""
-    flat = [pd.json_normalize({k: c[k] for k in ("model", "dataset", "optimizer", "target")}).iloc[0] for c in configs]
-    for curve, own in zip(curves, flat, strict=True):
-        twins = [f for c, f in zip(curves, flat, strict=True) if c.optimizer == curve.optimizer]
-        differs = [k for k in own.index if any(str(f.get(k)) != str(own[k]) for f in twins)]
-        differs = [k for k in differs if k not in ("target.thresholds", "target.budget_steps")]
-        curve.label = " ".join([curve.optimizer, *(f"{k.split('.', 1)[1]}={own[k]}" for k in differs)])
 
 
 def trajectories(study: Path) -> pd.DataFrame:

@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import psutil
 from cbs.record import write_atomic
 
 STALE_SECONDS = 600.0
+_TOUCH_SECONDS = 60.0
 
 
 class Busy(Exception):
@@ -74,6 +76,7 @@ class Claim:
 
     folder: Path
     number: int
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def path(self) -> Path:
@@ -96,7 +99,16 @@ class Claim:
             raise Busy(f"{folder.parent} was just claimed by another process") from error
         finally:
             temporary.unlink()
+        threading.Thread(target=claim._touch, daemon=True).start()
         return claim
+
+    def _touch(self) -> None:
+        """Say to other machines that this process lives, however long a step or an evaluation takes."""
+        while not self._ended.wait(_TOUCH_SECONDS):
+            try:
+                os.utime(self.path)
+            except OSError:
+                pass  # a file system that is away for a moment: the owner's next write will tell
 
     def _content(self, released: bool) -> bytes:
         started = psutil.Process().create_time()
@@ -104,10 +116,10 @@ class Claim:
         return json.dumps(owner).encode()
 
     def check(self) -> None:
-        """Say that this attempt lives; raise Superseded where a newer one owns the run."""
+        """Raise Superseded where a newer attempt owns the run."""
         if (self.folder / f"{self.number + 1:04d}.json").exists():
             raise Superseded(f"{self.folder.parent} was taken over by attempt {self.number + 1}")
-        os.utime(self.path)
 
     def release(self) -> None:
+        self._ended.set()
         write_atomic(self.path, self._content(released=True))

@@ -103,8 +103,14 @@ def _one_trial(composed: DictConfig) -> int:
 
     trial.preflight(config)
     stop: list[int] = []
+
+    def asked_to_stop(received: int, _: object) -> None:
+        if stop:  # the second time, at once
+            raise KeyboardInterrupt
+        stop.append(received)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: stop.append(received))
+        signal.signal(number, asked_to_stop)
     for seed in range(config.seeds):
         name = f"b={config.batch_size.label} {config.optimizer.name} seed {seed}"
         try:

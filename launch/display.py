@@ -61,7 +61,9 @@ class Display:
         total = over + len(sweep.live) + len(sweep.waiting) + len(sweep.busy) + len(sweep.interrupted)
         took = time.monotonic() - one.started
         width = len(str(total))
-        self.say(f"[{over:{width}}/{total}] {one.run.name}: {words}  ({took:.1f} s)")
+        counted = one.run in sweep.done or one.run in sweep.failed
+        count = f"[{over:{width}}/{total}]" if counted else " " * (2 * width + 3)
+        self.say(f"{count} {one.run.name}: {words}  ({took:.1f} s)")
 
     def refresh(self) -> None:
         now = time.monotonic()
@@ -94,7 +96,7 @@ class Display:
         rate = one.step / one.training_seconds if one.training_seconds else 0.0
         left = f"≤ {clock((target.budget_steps - one.step) / rate)}" if rate else "–"
         return [
-            one.run.config.optimizer.name,
+            one.run.label,
             one.run.config.batch_size.label,
             str(one.run.seed),
             f"{one.step:,}",
@@ -117,12 +119,13 @@ def summary(done: dict[Run, Result], failed: dict[Run, str], wanted: list[Run]) 
     for run in wanted:
         trials.setdefault(run.folder.key, {})[run.seed] = run
     for key, by_seed in trials.items():
-        config = next(iter(by_seed.values())).config
+        run = next(iter(by_seed.values()))
+        config = run.config
         threshold = min(config.target.thresholds)
         cells = [_cell(by_seed.get(k), threshold, done, failed) for k in seeds]
-        names = (key, config.model.name, config.dataset.name, config.optimizer.name, config.batch_size.label)
+        names = (key, config.model.name, config.dataset.name, run.label, config.batch_size.label)
         table.add_row(*names, f"≤ {threshold:g}", *cells)
-    console = Console(width=max(100, 70 + 14 * len(seeds)))
+    console = Console(width=max(120, 100 + 14 * len(seeds)))
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()

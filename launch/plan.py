@@ -9,6 +9,7 @@ from pathlib import Path
 from cbs.claim import holder
 from cbs.config import Config, Request
 from cbs.key import trial_folder
+from cbs.labels import labels
 from cbs.record import Result, RunFolder
 
 
@@ -18,6 +19,7 @@ class Run:
 
     config: Config = field(compare=False)
     folder: RunFolder
+    label: str = field(compare=False)
 
     @property
     def seed(self) -> int:
@@ -25,7 +27,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"b={self.config.batch_size.label} {self.config.optimizer.name} seed {self.seed}"
+        return f"b={self.config.batch_size.label} {self.label} seed {self.seed}"
 
     def finished(self) -> Result | None:
         """The record, where it answers what is asked."""
@@ -42,8 +44,8 @@ class Run:
 def runs(configs: Sequence[Config]) -> list[Run]:
     """Every run that these trials ask for, each once, in the order of the trials."""
     found: dict[tuple[Path, int], Run] = {}
-    for config in configs:
+    for config, label in zip(configs, labels([c.to_dict() for c in configs]), strict=True):
         folder = trial_folder(config)
         for seed in range(config.seeds):
-            found.setdefault((folder, seed), Run(config, RunFolder(folder, seed)))
+            found.setdefault((folder, seed), Run(config, RunFolder(folder, seed), label))
     return list(found.values())

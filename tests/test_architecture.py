@@ -18,7 +18,7 @@ ALLOWED = {
     "hydra_plugins": {"launch", "cbs"},
 }
 # What launch and analysis may know of cbs; launch's workers and preflight also open the door to training.
-OPEN = {"key", "outcome", "record", "config", "errors", "claim", "cli"}
+OPEN = {"key", "outcome", "record", "config", "errors", "labels", "claim", "cli"}
 OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
 
 

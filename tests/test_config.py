@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from cbs.config import CONF_DIR, RMSPropConfig, typed
 from cbs.errors import InputError
 from cbs.key import trial_key
+from cbs.labels import labels
 from tests.conftest import composed, config
 
 
@@ -139,6 +140,19 @@ def test_a_key_is_the_same_after_a_round_trip() -> None:
     again = typed(found.to_dict())
     assert again == found
     assert trial_key(again.to_dict(), "d") == trial_key(found.to_dict(), "d")
+
+
+def test_labels_name_what_tells_trials_apart() -> None:
+    def named(*choices: tuple[str, ...]) -> list[str]:
+        return labels([config(*choice).to_dict() for choice in choices])
+
+    assert named(("batch_size=4",), ("batch_size=8", "seeds=3", "target.budget_steps=999")) == ["adam", "adam"]
+    assert named(("optimizer=adam",), ("optimizer=sgd",)) == ["adam", "sgd"]
+    rates = named(("optimizer.lr_generator=1e-4",), ("optimizer.lr_generator=2e-4",), ("optimizer=sgd",))
+    assert rates == ["adam lr_generator=0.0001", "adam lr_generator=0.0002", "sgd"]
+    assert named(("model=dcgan",), ("model=wgan_gp",)) == ["adam dcgan", "adam wgan_gp"]
+    three = named(("model=dcgan",), ("model.width=32",), ("model=wgan_gp",))
+    assert three == ["adam dcgan width=16", "adam dcgan width=32", "adam wgan_gp"]
 
 
 def test_conf_holds_yaml_only() -> None:

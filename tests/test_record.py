@@ -166,3 +166,19 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(damage: str, tmp_p
     assert len(list(tmp_path.glob("damaged-*"))) == 1
     checkpoint.remove(path)
     assert checkpoint.load(path) is None
+
+
+def test_a_live_claim_is_touched_until_it_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_TOUCH_SECONDS", 0.05)
+    owner = Claim.acquire(tmp_path)
+    past = time.time() - claim.STALE_SECONDS - 1
+    os.utime(owner.path, (past, past))
+    deadline = time.monotonic() + 10
+    while owner.path.stat().st_mtime < time.time() - 5:
+        assert time.monotonic() < deadline, "never touched"
+        time.sleep(0.02)
+    owner.release()
+    time.sleep(0.2)
+    os.utime(owner.path, (past, past))
+    time.sleep(0.3)
+    assert owner.path.stat().st_mtime < time.time() - 5

@@ -1,0 +1,47 @@
+"""What to call trials among others: by their optimizer, and by what else tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_GROUPS = ("task", "model", "dataset", "optimizer", "target")
+# Asked for, or said elsewhere: none of these makes another curve.
+_APART = {"target.thresholds", "target.budget_steps", "optimizer.name", "dataset.source"}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    fields = {f"{group}.{name}": value for group in _GROUPS for name, value in config[group].items()}
+    return {name: value for name, value in fields.items() if name not in _APART}
+
+
+def labels(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """One label per config (as a dict): "adam", or "adam width=16" where an Adam of another width is there too.
+
+    Batch sizes, seeds, thresholds and budgets don't enter.
+    """
+    flat = [_flat(config) for config in configs]
+    values: dict[tuple[str, ...], set[str]] = {}
+    for config, fields in zip(configs, flat, strict=True):
+        for name, value in fields.items():
+            values.setdefault(_peers(config, name), set()).add(str(value))
+    found = []
+    for config, fields in zip(configs, flat, strict=True):
+        telling = [(name, value) for name, value in fields.items() if len(values[_peers(config, name)]) > 1]
+        parts = [str(value) if _is_name(name) else f"{name.split('.')[1]}={value}" for name, value in telling]
+        found.append(" ".join([config["optimizer"]["name"], *parts]))
+    return found
+
+
+def _is_name(field: str) -> bool:
+    return field.endswith(".name")
+
+
+def _peers(config: dict[str, Any], field: str) -> tuple[str, ...]:
+    """Among whom a field is compared: one optimizer's configs, and those of the same model, data set or task.
+
+    So two models that differ in ten settings are told apart by their names alone.
+    """
+    group = field.split(".")[0]
+    same = () if _is_name(field) or group == "target" else (str(config[group]["name"]),)
+    return (config["optimizer"]["name"], field, *same)
