@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cbs import rules
 from cbs.errors import InputError, nearest
 from cbs.rules import one_of
+from cbs.target import Cadence
 
 _HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout has it beside the package.
@@ -113,6 +114,10 @@ class TargetConfig:
     confirmations: int
     budget_steps: int
 
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(self.every_steps, self.first_steps, self.precision)
+
 
 @dataclass(frozen=True)
 class PathsConfig:
@@ -211,11 +216,15 @@ def _spoken(error: OmegaConfBaseException, prefix: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sweep asks of a trial beyond its trajectory: where it may stop."""
+    """What a sweep asks of a trial beyond its trajectory: its thresholds, and where it may stop.
+
+    last_step: the last evaluation within the budget. A run that is above a threshold there is censored there.
+    """
 
     thresholds: tuple[float, ...]
-    budget_steps: int
+    last_step: int
 
     @classmethod
     def of(cls, target: TargetConfig) -> Request:
-        return cls(tuple(sorted(set(target.thresholds), reverse=True)), target.budget_steps)
+        thresholds = tuple(sorted(set(target.thresholds), reverse=True))
+        return cls(thresholds, target.cadence.last(target.budget_steps))

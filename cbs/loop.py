@@ -78,12 +78,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Goal:
-    """When a run has arrived: its thresholds, how a crossing is confirmed, and its budget."""
+    """When a run has arrived: its thresholds, how a crossing is confirmed, and its last evaluation."""
 
     thresholds: tuple[float, ...]
     confirmations: int
     cadence: Cadence
-    budget_steps: int
+    last_step: int
 
     def outcome(self, progress: Progress, threshold: float) -> Outcome | Ask | None:
         """What is known of one threshold by now; None while the run must go on."""
@@ -92,8 +92,8 @@ class Goal:
             return found
         if progress.diverged_at is not None:
             return Diverged(progress.diverged_at)
-        if self.cadence.following(progress.evaluated_step) > self.budget_steps:
-            return Censored(self.budget_steps)
+        if progress.evaluated_step >= self.last_step:
+            return Censored(progress.evaluated_step)
         return None
 
 

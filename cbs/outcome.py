@@ -45,7 +45,7 @@ class Reached:
 
 @dataclass(frozen=True)
 class Censored:
-    """Not reached by the evaluation at `step`, where the run was stopped for `reason`."""
+    """Still above the target at `step`, the last evaluation before the run was stopped for `reason`."""
 
     step: int
     reason: str = "budget"
@@ -73,10 +73,10 @@ def from_dict(raw: dict[str, Any]) -> tuple[float, Outcome]:
     return float(raw["threshold"]), _KINDS[raw["outcome"]](**values)
 
 
-def settles(outcome: Outcome | None, budget_steps: int) -> bool:
-    """Whether a recorded outcome answers a request with this budget."""
+def settles(outcome: Outcome | None, last_step: int) -> bool:
+    """Whether a recorded outcome answers a request whose last evaluation is at this step."""
     if isinstance(outcome, Censored):
-        return outcome.step >= budget_steps
+        return outcome.step >= last_step
     return outcome is not None
 
 

@@ -90,9 +90,9 @@ class Result:
     def from_dict(cls, raw: dict[str, Any]) -> Result:
         return cls(**{**raw, "outcomes": dict(outcome.from_dict(row) for row in raw["outcomes"])})
 
-    def settles(self, thresholds: tuple[float, ...], budget_steps: int) -> bool:
-        """Whether every threshold has an outcome that answers a request with this budget."""
-        return all(outcome.settles(self.outcomes.get(t), budget_steps) for t in thresholds)
+    def settles(self, thresholds: tuple[float, ...], last_step: int) -> bool:
+        """Whether every threshold has an outcome that answers a request whose last evaluation is at this step."""
+        return all(outcome.settles(self.outcomes.get(t), last_step) for t in thresholds)
 
 
 @dataclass(frozen=True)

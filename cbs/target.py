@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cbs.outcome import Evaluation, Reached
@@ -21,21 +22,26 @@ class Cadence:
     first_steps: int
     precision: float
 
+    def steps(self) -> Iterator[int]:
+        """Every evaluation, without end."""
+        if self.every_steps is not None:
+            yield from itertools.count(self.every_steps, self.every_steps)
+            return
+        at = self.first_steps
+        while True:
+            yield at
+            at = max(at + 1, math.floor(at * (1 + self.precision)))
+
     def following(self, step: int) -> int:
         """The first evaluation after `step`."""
-        if self.every_steps is not None:
-            return (step // self.every_steps + 1) * self.every_steps
-        at = self.first_steps
-        while at <= step:
-            at = max(at + 1, math.floor(at * (1 + self.precision)))
-        return at
+        return next(at for at in self.steps() if at > step)
 
     def last(self, budget_steps: int) -> int:
         """The last evaluation within a budget; 0 if there is none."""
-        at, following = 0, self.following(0)
-        while following <= budget_steps:
-            at, following = following, self.following(following)
-        return at
+        last = 0
+        for at in itertools.takewhile(lambda at: at <= budget_steps, self.steps()):
+            last = at
+        return last
 
 
 @dataclass(frozen=True)

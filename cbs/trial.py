@@ -25,7 +25,6 @@ from cbs.metrics.fid import Distance
 from cbs.outcome import Outcome
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
 from cbs.streams import stream
-from cbs.target import Cadence
 from cbs.tasks.gan import GAN
 
 
@@ -81,7 +80,7 @@ def run(
     request = Request.of(config.target)
     folder = RunFolder(trial_folder(config), seed)
     finished = folder.result()
-    if finished is not None and finished.settles(request.thresholds, request.budget_steps):
+    if finished is not None and finished.settles(request.thresholds, request.last_step):
         return finished
     claim = Claim.acquire(folder.claims_path)
     try:
@@ -133,7 +132,7 @@ class _Attempt:
         except Unrepeatable:
             # A threshold above one that was already passed: the same run again, asked for both at once.
             if known is not None:
-                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), request.budget_steps))
+                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), request.last_step))
             return self._again(goal, known)
         return self._finish(outcomes, progress, known)
 
@@ -151,8 +150,7 @@ class _Attempt:
 
     def _goal(self, request: Request) -> Goal:
         target = self.config.target
-        cadence = Cadence(target.every_steps, target.first_steps, target.precision)
-        return Goal(request.thresholds, target.confirmations, cadence, request.budget_steps)
+        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
 
     def _measure(self, step: int, repeat: int) -> float:
         noise = stream(self.seed, "evaluation", step, repeat)

@@ -16,8 +16,7 @@ from cbs.outcome import Reached, told
 
 if TYPE_CHECKING:
     from cbs.record import Result
-    from launch.local import Live, Sweep
-    from launch.plan import Run
+    from launch.plan import Live, Run, Sweep
 
 _PLAIN_SECONDS = 30.0
 

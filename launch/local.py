@@ -8,48 +8,20 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from cbs.cli import FAILED, STOPPED
 from cbs.config import Config, typed
 from cbs.errors import InputError
-from cbs.record import Result
 from launch.display import Display, summary
-from launch.plan import Run, runs
+from launch.plan import Live, Run, Sweep, runs
 
 _POLL_SECONDS = 0.25
 # What a run may take to reach its next step and save its checkpoint before it is killed.
 _GRACE_SECONDS = 60.0
-
-
-@dataclass
-class Live:
-    """A run at work."""
-
-    run: Run
-    slot: str
-    process: Any
-    pipe: Connection
-    started: float = field(default_factory=time.monotonic)
-    step: int = 0
-    value: float | None = None
-    training_seconds: float = 0.0
-    ended: tuple[str, Any] | None = None
-
-
-@dataclass
-class Sweep:
-    """Where each run of a sweep is."""
-
-    waiting: list[Run]
-    live: list[Live] = field(default_factory=list)
-    done: dict[Run, Result] = field(default_factory=dict)
-    failed: dict[Run, str] = field(default_factory=dict)
-    busy: list[Run] = field(default_factory=list)
-    interrupted: list[Run] = field(default_factory=list)
 
 
 def launch(composed: Sequence[Any], workers: int | str) -> list[Any]:

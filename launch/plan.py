@@ -1,10 +1,13 @@
-"""A sweep as runs: which are finished, which are at work elsewhere, which are left."""
+"""A sweep as runs: which are finished, which are at work, here or elsewhere, which are left."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from cbs.claim import holder
 from cbs.config import Config, Request
@@ -33,12 +36,39 @@ class Run:
         """The record, where it answers what is asked."""
         result = self.folder.result()
         request = Request.of(self.config.target)
-        settled = result is not None and result.settles(request.thresholds, request.budget_steps)
+        settled = result is not None and result.settles(request.thresholds, request.last_step)
         return result if settled else None
 
     def busy(self) -> bool:
         """Whether a live process works on it."""
         return holder(self.folder.claims_path) is not None
+
+
+@dataclass
+class Live:
+    """A run at work."""
+
+    run: Run
+    slot: str
+    process: Any
+    pipe: Connection
+    started: float = field(default_factory=time.monotonic)
+    step: int = 0
+    value: float | None = None
+    training_seconds: float = 0.0
+    ended: tuple[str, Any] | None = None
+
+
+@dataclass
+class Sweep:
+    """Where each run of a sweep is."""
+
+    waiting: list[Run]
+    live: list[Live] = field(default_factory=list)
+    done: dict[Run, Result] = field(default_factory=dict)
+    failed: dict[Run, str] = field(default_factory=dict)
+    busy: list[Run] = field(default_factory=list)
+    interrupted: list[Run] = field(default_factory=list)
 
 
 def runs(configs: Sequence[Config]) -> list[Run]:

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 from omegaconf import DictConfig
 
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
 
+# A machine that is busy with something else is no failure.
+settings.register_profile("cbs", deadline=None)
+settings.load_profile("cbs")
 ROOT = Path(__file__).resolve().parent.parent
 # A trial of a second: a coarse cadence, few samples, and a budget that ends it.
 TINY = (

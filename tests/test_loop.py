@@ -37,7 +37,8 @@ class Descent:
 
 
 def goal(*thresholds: float, budget: int = 1000, confirmations: int = 1) -> Goal:
-    return Goal(tuple(thresholds), confirmations, Cadence(50, 1, 1.0), budget)
+    cadence = Cadence(50, 1, 1.0)
+    return Goal(tuple(thresholds), confirmations, cadence, cadence.last(budget))
 
 
 def run(task: Descent, wanted: Goal, progress: Progress | None = None, hooks: Hooks | None = None) -> tuple:
@@ -49,7 +50,7 @@ def run(task: Descent, wanted: Goal, progress: Progress | None = None, hooks: Ho
 
 def test_every_threshold_gets_its_outcome() -> None:
     outcomes, progress = run(Descent(), goal(500.0, 100.0, 0.001, budget=520))
-    assert outcomes == {500.0: Reached(50, 100), 100.0: Reached(200, 250), 0.001: Censored(520)}
+    assert outcomes == {500.0: Reached(50, 100), 100.0: Reached(200, 250), 0.001: Censored(500)}
     assert progress.step == 500
     assert [e.step for e in progress.evaluations] == list(range(50, 501, 50))
     assert [len(e.repeats) for e in progress.evaluations if e.repeats] == [1, 1]
