@@ -22,11 +22,8 @@ class Cadence:
     first_steps: int
     precision: float
 
-    def steps(self) -> Iterator[int]:
-        """Every evaluation, without end."""
-        if self.every_steps is not None:
-            yield from itertools.count(self.every_steps, self.every_steps)
-            return
+    def _geometric(self) -> Iterator[int]:
+        """Every evaluation of the geometric cadence, without end."""
         at = self.first_steps
         while True:
             yield at
@@ -34,12 +31,16 @@ class Cadence:
 
     def following(self, step: int) -> int:
         """The first evaluation after `step`."""
-        return next(at for at in self.steps() if at > step)
+        if self.every_steps is not None:
+            return (step // self.every_steps + 1) * self.every_steps
+        return next(at for at in self._geometric() if at > step)
 
     def last(self, budget_steps: int) -> int:
         """The last evaluation within a budget; 0 if there is none."""
+        if self.every_steps is not None:
+            return budget_steps // self.every_steps * self.every_steps
         last = 0
-        for at in itertools.takewhile(lambda at: at <= budget_steps, self.steps()):
+        for at in itertools.takewhile(lambda at: at <= budget_steps, self._geometric()):
             last = at
         return last
 
