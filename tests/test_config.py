@@ -62,7 +62,7 @@ def test_any_whole_number_is_a_batch_size(b: str) -> None:
         ("target.thresholds=[0]", "target.thresholds is 0: it must be a finite number above 0"),
         ("target.thresholds=[-3,50]", "target.thresholds is -3"),
         ("target.thresholds=[]", "target.thresholds is empty"),
-        ("target.budget_steps=10", "target.budget_steps is 10: it must reach the first evaluation, at step 100"),
+        ("target.budget_steps=10", "target.budget_steps is 10: it must reach the first evaluation, at step 300"),
         ("target.every_steps=20000", "must reach the first evaluation, at step 20000"),
         ("target.precision=0", "target.precision is 0"),
         ("seeds=0", "seeds is 0: it must be at least 1"),
