@@ -182,9 +182,9 @@ def distance() -> None:
 def quickstart_share(data: Path) -> None:
     import joblib
 
-    print("\n## Where a quickstart's time goes \n")
+    print("\n## Where a quickstart's time goes (its sweep with one seed)\n")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cbs.run", "-m", "study=quickstart", "f"paths.data={data}"]
+        command = [sys.executable, "-m", "cbs.run", "-m", "study=quickstart", "seeds=1", f"paths.data={data}"]
         root_dir = str(Path(__file__).resolve().parent.parent)
         environment = {**os.environ, "PYTHONPATH": root_dir}
         wall = seconds(
