@@ -208,11 +208,7 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
         if one.curve.threshold is not None:
             axes.axhline(one.curve.threshold, color="black", lw=0.8, ls=":")
         axes.set(xscale="log", yscale="log", title=_name(one))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(_plain))
-            axis.set_minor_formatter(
-                FuncFormatter(lambda value, _: _plain(value, 0) if f"{value:e}"[0] in "25" else "")
-            )
+        _plain_ticks(axes)
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()
     figure.supxlabel("steps", fontsize=9)
