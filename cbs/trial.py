@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import traceback
@@ -88,7 +89,8 @@ def run(
     except (Interrupted, Superseded, KeyboardInterrupt):
         raise
     except BaseException:
-        folder.write_failure(claim.number, traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+            folder.write_failure(claim.number, traceback.format_exc())
         raise
     finally:
         claim.release()
@@ -124,7 +126,7 @@ class _Attempt:
         write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device)})
         known = self.folder.result()
         if known is not None:
-            self._same_ground(known)
+            self._same_ground(known.dataset["sha256"])
         goal = self._goal(request)
         progress = self._restore()
         try:
@@ -161,12 +163,13 @@ class _Attempt:
         state = checkpoint.load(self.folder.checkpoint_path)
         if state is None:
             return Progress()
+        self._same_ground(state["data"])
         self.task.load(state["task"])
         return Progress.from_state(state["progress"])
 
     def _save(self, progress: Progress) -> None:
         self.claim.check()
-        state = {"task": self.task.state(), "progress": progress.state()}
+        state = {"task": self.task.state(), "progress": progress.state(), "data": self.packed.digest}
         checkpoint.save(self.folder.checkpoint_path, state)
         self._saved_at = time.monotonic()
 
@@ -187,11 +190,11 @@ class _Attempt:
         value = progress.evaluations[-1].value if progress.evaluations else None
         self._report(Report(progress.step, value, progress.training_seconds))
 
-    def _same_ground(self, known: Result) -> None:
-        if known.dataset["sha256"] != self.packed.digest:
+    def _same_ground(self, digest: str) -> None:
+        if digest != self.packed.digest:
             raise RecordError(
-                f"{self.folder.path} was trained on other data (sha256 {known.dataset['sha256'][:12]}, "
-                f"now {self.packed.digest[:12]}): use another study name, or bring the data back."
+                f"{self.folder.path} was trained on other data (sha256 {digest[:12]}, now {self.packed.digest[:12]}): "
+                "use another study name, or bring the data back."
             )
 
     def _finish(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:

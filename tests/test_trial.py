@@ -176,6 +176,12 @@ def test_a_run_on_other_data_is_refused(tiny: Tiny) -> None:
     path.write_text(json.dumps(raw))
     with pytest.raises(RecordError, match="was trained on other data"):
         trial.run(tiny("batch_size=16"), 0)
+    path.unlink()  # an interrupted run has a checkpoint only
+    state = checkpoint.load(path.parent / "checkpoint.pt")
+    assert state is not None
+    checkpoint.save(path.parent / "checkpoint.pt", {**state, "data": "0" * 64})
+    with pytest.raises(RecordError, match="was trained on other data"):
+        trial.run(tiny("batch_size=16"), 0)
 
 
 def test_superseded_attempts_write_nothing_more(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
