@@ -190,8 +190,7 @@ def _region(likelihood: Likelihood, best: Array, b0_ends: tuple[float, float], f
 def _describe(found: Fit, likelihood: Likelihood) -> None:
     """Say where the answer rests on the sweep's edges instead of on its trials."""
     sizes = found.curve.batch_sizes
-    misses = set(likelihood.b[~likelihood.reached])
-    if not misses:
+    if likelihood.reached.all():
         found.notes.append(
             f"Every run reached its target, so this form can only answer b* < {2 * sizes[0]} "
             f"(twice the smallest batch size): sweep downwards until a trial is censored."

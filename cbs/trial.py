@@ -134,7 +134,8 @@ class _Attempt:
         except Unrepeatable:
             # A threshold above one that was already passed: the same run again, asked for both at once.
             if known is not None:
-                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), request.last_step))
+                last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
+                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step))
             return self._again(goal, known)
         return self._finish(outcomes, progress, known)
 

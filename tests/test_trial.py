@@ -124,6 +124,13 @@ def test_a_threshold_above_one_already_passed_is_answered_by_the_same_run_again(
     assert trial.run(both, 0).outcomes == result.outcomes
 
 
+def test_training_again_with_a_shorter_budget_undoes_no_outcome(tiny: Tiny) -> None:
+    known = trial.run(tiny("batch_size=16", "target.thresholds=[155]"), 0).outcomes[155.0]
+    assert isinstance(known, Reached)
+    short = tiny("batch_size=16", "target.thresholds=[175]", "target.budget_steps=60")
+    assert trial.run(short, 0).outcomes[155.0] == known
+
+
 def test_a_finished_run_is_not_trained_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tiny("batch_size=16")
     first = trial.run(found, 0)
