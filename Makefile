@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart plots test bench lint clean
+.PHONY: help quickstart plots report test bench coverage lint clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,17 +19,24 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)  ## measure b* of a small GAN on real digits: minutes on two cores
 	$(BIN)/python -m cbs.run -m study=quickstart
 	$(BIN)/python -m analysis plots results/quickstart
+	$(BIN)/python -m analysis report results/quickstart
 	@echo
-	@echo "Open results/quickstart/figures/overview.png"
+	@echo "Open results/quickstart/report.html"
 
 plots: $(INSTALLED)  ## fit and draw a study: make plots STUDY=results/<name>
 	$(BIN)/python -m analysis plots $(STUDY)
+
+report: $(INSTALLED)  ## one self-contained HTML page: make report STUDY=results/<name>
+	$(BIN)/python -m analysis report $(STUDY)
 
 test: $(INSTALLED)  ## the tests (make test SLOW=1 adds those that take minutes)
 	$(BIN)/python -m pytest $(if $(SLOW),,-m 'not slow')
 
 bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 	$(BIN)/python -m benchmarks.bench
+
+coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: three quarters of an hour
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,1 +1,13 @@
-"""From records to an answer: curves, fits, closed-form estimates, figures."""
+"""From records to an answer: curves, fits, closed-form estimates, figures, a report.
+
+from analysis import from_file
+(curve,) = from_file("curve.csv")
+print(curve.fit())
+"""
+
+from analysis.curves import Curve, from_file, from_frame
+from analysis.difference import difference
+from analysis.fit import Fit, fit_all
+from analysis.studies import from_study
+
+__all__ = ["Curve", "Fit", "difference", "fit_all", "from_file", "from_frame", "from_study"]

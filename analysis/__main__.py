@@ -1,4 +1,4 @@
-"""The command line: `python -m analysis fit | estimate | plots`."""
+"""The command line: `python -m analysis fit | plots | report | targets | estimate`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cbs.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.fit import Fit
+    from analysis.report import Source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,14 +37,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     fit = commands.add_parser("fit", help="fit N(b) and report b* per curve")
-    _source(fit)
-    fit.add_argument("--json", action="store_true", help='one object, {"curves": [...]}')
+    _sources(fit)
+    fit.add_argument("--json", action="store_true", help='one object, {"curves": [...], "differences": [...]}')
+    fit.add_argument("--tables", type=Path, metavar="FOLDER", help="also write every table as CSV and LaTeX")
     fit.set_defaults(run=_fit)
 
     plots = commands.add_parser("plots", help="draw the figures as PNG and SVG")
-    _source(plots)
+    _sources(plots)
     plots.add_argument("--out", type=Path, help="folder for the figures (default: STUDY/figures)")
     plots.set_defaults(run=_plots)
+
+    report = commands.add_parser("report", help="one self-contained HTML page")
+    _sources(report)
+    report.add_argument("--out", type=Path, help="the page (default: STUDY/report.html)")
+    report.set_defaults(run=_report)
+
+    targets = commands.add_parser("targets", help="b* as a function of the threshold, read off the trajectories")
+    targets.add_argument("study", type=Path, help="a study's folder, as in results/quickstart")
+    targets.add_argument("--thresholds", required=True, help="numbers between commas, as in 40,50,60")
+    targets.add_argument("--out", type=Path, help="folder for the figure and the table (default: STUDY/figures)")
+    targets.set_defaults(run=_targets)
 
     estimate = commands.add_parser("estimate", help="the closed forms: r from b*, or b* from r")
     estimate.add_argument("--optimizer", required=True, help="adam, adabelief or rmsprop")
@@ -49,47 +68,151 @@ def _parser() -> argparse.ArgumentParser:
     known = estimate.add_mutually_exclusive_group(required=True)
     known.add_argument("--b-star", type=float, help="a measured b*: prints r")
     known.add_argument("--ratio", type=float, help="r = σ²/ε³: prints b*")
+    estimate.add_argument("--ci", type=float, nargs=2, metavar=("LOW", "HIGH"), help="its interval, carried through")
     estimate.add_argument("--json", action="store_true")
     estimate.set_defaults(run=_estimate)
     return parser
 
 
-def _source(command: argparse.ArgumentParser) -> None:
-    source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("study", nargs="?", type=Path, help="a study's folder, as in results/quickstart")
-    source.add_argument(
-        "--csv", type=Path, help="columns batch_size, steps, outcome and optionally seed, lower, optimizer"
+def _sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument("study", nargs="*", type=Path, help="studies' folders, as in results/quickstart")
+    command.add_argument(
+        "--csv",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a CSV or Parquet file with columns batch_size, steps, outcome (see README)",
     )
-    command.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the lowest)")
+    command.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the lowest shared)")
+    command.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
+    command.add_argument("--growing-spread", action="store_true", help="let the spread between seeds grow towards b0")
 
 
-def _fits(given: argparse.Namespace) -> list:
-    from analysis.curves import from_csv, from_study
-    from analysis.fit import fit
+def _read(given: argparse.Namespace) -> list[Source]:
+    """Every source with its curves fitted; where there are several, labels begin with the source's name."""
+    from analysis.curves import from_file
+    from analysis.fit import fit_all
+    from analysis.report import Source
+    from analysis.studies import from_runs, read_study
 
-    curves = from_csv(given.csv) if given.csv else from_study(given.study, given.threshold)
-    return [fit(curve) for curve in curves]
+    paths = _paths(given)
+    sources = []
+    several = len(paths) > 1
+    for path in paths:
+        runs = read_study(path) if path in given.study else []
+        curves = from_runs(runs, path, given.threshold) if runs else from_file(path)
+        for curve in curves:
+            curve.label = f"{path.stem}: {curve.name}" if several else curve.label
+        sources.append(Source(path, fit_all(curves, given.growing_spread), runs))
+    return sources
+
+
+def _paths(given: argparse.Namespace) -> list[Path]:
+    paths = [*given.study, *given.csv]
+    if not paths:
+        raise InputError("nothing to analyse: give a study's folder, as in results/quickstart, or --csv FILE.")
+    return paths
 
 
 def _fit(given: argparse.Namespace) -> None:
-    from analysis import report
+    from analysis import summary
 
-    fits = _fits(given)
-    print(json.dumps(report.to_dict(fits), indent=2) if given.json else report.text(fits))
+    fits = [one for source in _read(given) for one in source.fits]
+    if given.tables:
+        from analysis.report import write_tables
+
+        write_tables(summary.tables(fits, given.reference), given.tables)
+    if given.json:
+        print(json.dumps(summary.to_dict(fits, given.reference), indent=2))
+    else:
+        print(summary.text(fits, given.reference))
 
 
 def _plots(given: argparse.Namespace) -> None:
-    from analysis import figures, report
-    from analysis.curves import trajectories
+    from analysis import figures, summary
 
-    fits = _fits(given)
-    folder = given.out or (given.csv.parent if given.csv else given.study) / "figures"
-    evaluations = None if given.csv else trajectories(given.study)
-    drawn = figures.draw(fits, evaluations, folder)
-    print(report.text(fits))
+    sources = _read(given)
+    fits = [one for source in sources for one in source.fits]
+    folder = given.out or _beside(given) / "figures"
+    drawn = figures.draw(fits, _trajectories(sources), _at_thresholds(sources), folder, given.reference)
+    print(summary.text(fits, given.reference))
     print("\nfigures:")
     for path in drawn:
         print(f"  {path}")
+
+
+def _report(given: argparse.Namespace) -> None:
+    from analysis import report, summary
+
+    out = given.out or _beside(given) / "report.html"
+    report.refuse_folder(out)
+    sources = _read(given)
+    command = ["python", "-m", "analysis", *sys.argv[1:]]
+    thresholds = _at_thresholds(sources)
+    report.write(out, sources, _trajectories(sources), thresholds, given.reference, command)
+    for source in sources:
+        for one in source.fits:
+            print(summary.sentence(one))
+    print(f"\nreport: {out}")
+
+
+def _beside(given: argparse.Namespace) -> Path:
+    first = _paths(given)[0]
+    return first if given.study else first.parent
+
+
+def _trajectories(sources: list[Source]) -> pd.DataFrame:
+    from analysis.studies import trajectories
+
+    return trajectories([run for source in sources for run in source.runs])
+
+
+def _at_thresholds(sources: list[Source]) -> dict[float, list[Fit]]:
+    """One study's fits at its threshold and at a quarter octave to an octave above, for the figure."""
+    if len(sources) != 1 or not sources[0].runs:
+        return {}
+    source = sources[0]
+    from analysis.targets import curves_at
+
+    lowest = max(min(run.result.outcomes) for run in source.runs)
+    thresholds = [float(f"{lowest * 2**k:.3g}") for k in (0, 0.25, 0.5, 0.75, 1)]
+    return {t: [curve.fit() for curve in curves_at(source.runs, source.path, t)] for t in thresholds if t >= lowest}
+
+
+def _targets(given: argparse.Namespace) -> None:
+    import matplotlib.pyplot as plt
+
+    from analysis import canvas, diagnostics
+    from analysis.report import write_tables
+    from analysis.studies import read_study
+    from analysis.targets import curves_at, table
+
+    thresholds = _numbers(given.thresholds)
+    runs = read_study(given.study)
+    at, smooth = (
+        {t: [curve.fit() for curve in curves_at(runs, given.study, t, smoothed)] for t in thresholds}
+        for smoothed in (False, True)
+    )
+    made = table(at, smooth)
+    folder = given.out or given.study / "figures"
+    with plt.rc_context(canvas.STYLE):
+        drawn = canvas.save(diagnostics.against_threshold(at), folder / "targets")
+    print(made.title)
+    print(made.text())
+    print()
+    for path in (*drawn, *write_tables([made], folder)):
+        print(f"  {path}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 < value < float("inf") for value in found):
+        raise InputError(f"thresholds is {text!r}: numbers above 0 between commas, as in 40,50,60.")
+    return found
 
 
 def _estimate(given: argparse.Namespace) -> None:
@@ -100,11 +223,22 @@ def _estimate(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name.replace('_', '-')} is {value!r}: it must be a finite number above 0.")
-    if given.b_star is not None:
-        answer = {"ratio": given.b_star / known}
-    else:
-        answer = {"b_star": given.ratio * known, "power_of_two": power_of_two(max(given.ratio * known, 1.0))}
-    print(json.dumps(answer) if given.json else "  ".join(f"{k} = {v:.4g}" for k, v in answer.items()))
+    given_value = given.b_star if given.b_star is not None else given.ratio
+    if given.ci and not 0 < given.ci[0] <= given_value <= given.ci[1]:
+        raise InputError(
+            f"ci is {given.ci[0]:g} {given.ci[1]:g}: it must hold the value {given_value:g}, low end first."
+        )
+    scale = 1 / known if given.b_star is not None else known
+    name = "ratio" if given.b_star is not None else "b_star"
+    answer: dict[str, float | list[float]] = {name: given_value * scale}
+    if given.ci:
+        answer[f"{name}_ci"] = [end * scale for end in given.ci]
+    if name == "b_star":
+        answer["power_of_two"] = power_of_two(max(given_value * scale, 1.0))
+    told = (
+        f"{k} = {v:.4g}" if isinstance(v, int | float) else f"{k} = {v[0]:.4g}–{v[1]:.4g}" for k, v in answer.items()
+    )
+    print(json.dumps(answer) if given.json else "  ".join(told))
 
 
 if __name__ == "__main__":

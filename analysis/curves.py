@@ -1,24 +1,28 @@
-"""Curves: the steps-to-target of one task and optimizer, from a study's records or from a CSV file."""
+"""Curves: the steps-to-target of one task and optimizer, from a frame, a CSV or a Parquet file."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from cbs.errors import InputError, nearest
-from cbs.labels import labels
-from cbs.outcome import Censored, Diverged, Reached
-from cbs.record import SCHEMA, RecordError, run_folders
+
+if TYPE_CHECKING:
+    from analysis.fit import Fit
 
 COLUMNS = ("batch_size", "seed", "outcome", "lower", "steps")
+NEEDED = ("batch_size", "steps", "outcome")
 OUTCOMES = ("reached", "censored", "diverged")
+# Rows that agree in these make one curve.
+APART = ("curve", "optimizer", "threshold")
+NAMES = {"adam": "Adam", "adabelief": "AdaBelief", "rmsprop": "RMSProp", "sgd": "SGD"}
+# What closed forms need to know of a curve.
+FACTS = ("lr_generator", "beta1", "beta2", "parameters", "dataset_size")
 
 
 @dataclass
@@ -29,6 +33,8 @@ class Curve:
     (lower, steps]; lower is NaN where `steps` is exact. A censored or diverged one had not by `steps`.
     group: what its trials have in common, as text; joins them with their trajectories.
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
+    left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
+    read off trajectories afterwards, without the fresh-noise repeats that the target asks for.
     """
 
     optimizer: str
@@ -37,6 +43,14 @@ class Curve:
     facts: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
     group: str = ""
+    left_out: int = 0
+    unconfirmed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The label as people write it."""
+        first, _, rest = self.label.partition(" ")
+        return f"{NAMES.get(first, first)} {rest}".strip()
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -47,11 +61,22 @@ class Curve:
         steps = self.frame["steps"].where(self.frame["outcome"] == "reached", math.inf)
         return steps.groupby(self.frame["batch_size"]).apply(_median)
 
+    def shares(self) -> pd.DataFrame:
+        """Per batch size: how many runs there are, and how many reached, were censored, diverged."""
+        counts = pd.crosstab(self.frame["batch_size"], self.frame["outcome"])
+        return counts.reindex(columns=list(OUTCOMES), fill_value=0).assign(runs=counts.sum(axis=1))
+
     def measured_b_star(self) -> int | None:
         """The swept batch size with the least median N·b; None where no median is finite."""
         medians = self.medians()
         sfo = medians * medians.index.to_numpy()
         return int(sfo.idxmin()) if math.isfinite(sfo.min()) else None
+
+    def fit(self, growing_spread: bool = False) -> Fit:
+        """Fit N(b) = N∞ b/(b − b0) by maximum likelihood: see analysis.fit.fit."""
+        from analysis.fit import fit
+
+        return fit(self, growing_spread)
 
 
 def _median(steps: pd.Series) -> float:
@@ -61,151 +86,81 @@ def _median(steps: pd.Series) -> float:
     return float(high) if math.isinf(high) else float((low + high) / 2)
 
 
-def from_csv(path: Path) -> list[Curve]:
-    """Curves from a CSV with columns batch_size, steps, outcome and optionally seed, lower, optimizer.
+def from_file(path: Path) -> list[Curve]:
+    """Curves from a CSV or Parquet file with the columns of `from_frame`.
 
-    lower: the last evaluation above the target; 0 where the first one was below already; empty or
-    absent where `steps` is exact. Raises InputError naming the column and row that can't be used.
+    Raises InputError naming the file, the column and the line that can't be used.
     """
+    read, kind = (pd.read_parquet, "Parquet") if path.suffix in (".parquet", ".pq") else (pd.read_csv, "CSV")
     try:
-        frame = pd.read_csv(path)
+        frame = read(path)
+    except ImportError as error:
+        raise InputError(f"{path} needs pyarrow: pip install 'cbs-gan[parquet]'.") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as CSV ({error}).") from error
-    for column in ("batch_size", "steps", "outcome"):
+        raise InputError(f"{path} can't be read as {kind} ({error}).") from error
+    return from_frame(frame, str(path), first_line=2)
+
+
+def from_frame(frame: pd.DataFrame, name: str = "the frame", first_line: int = 0) -> list[Curve]:
+    """One curve per `curve`, `optimizer` and `threshold` of a frame with one row per run.
+
+    Columns batch_size, steps, outcome (reached, censored or diverged); optionally seed, lower, the three
+    above, and what closed forms need: lr_generator, beta1, beta2, parameters, dataset_size. lower: the last
+    evaluation above the target; 0 where the first one was below already; empty or absent where `steps` is
+    exact. Raises InputError naming the column and the row, counted from first_line, that can't be used.
+    """
+    frame = _checked(frame, name, first_line)
+    apart = [column for column in APART if column in frame]
+    if not apart:
+        return [Curve("", "all", frame[list(COLUMNS)].reset_index(drop=True), _facts(frame))]
+    curves = []
+    many = frame["threshold"].nunique() > 1 if "threshold" in frame else False
+    for values, part in frame.groupby(apart, sort=False, dropna=False):
+        told = {k: v for k, v in zip(apart, values, strict=True) if not pd.isna(v) and v != ""}
+        threshold = float(told["threshold"]) if "threshold" in told else None
+        words = [str(told[k]) for k in ("curve", "optimizer") if k in told]
+        label = " ".join([*words, *([f"≤ {threshold:g}"] if many and threshold is not None else [])])
+        kept = part[list(COLUMNS)].reset_index(drop=True)
+        curves.append(Curve(str(told.get("optimizer", "")), label or "all", kept, _facts(part), threshold))
+    return curves
+
+
+def _facts(part: pd.DataFrame) -> dict[str, Any]:
+    found = {k: part[k].dropna().unique() for k in FACTS if k in part}
+    return {k: v[0].item() for k, v in found.items() if len(v) == 1}
+
+
+def _checked(frame: pd.DataFrame, name: str, first_line: int) -> pd.DataFrame:
+    """The frame with numbers as numbers and every optional column of a run; InputError at the first wrong row."""
+    for column in NEEDED:
         if column not in frame:
-            raise InputError(f"{path} has no column {column!r}: it needs batch_size, steps, outcome.")
-    for column in ("batch_size", "steps", *(["lower"] if "lower" in frame else [])):
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        empty_allowed = frame[column].isna() if column == "lower" else False
-        wrong = frame.index[~((numbers >= (0 if column == "lower" else 1e-12)) & np.isfinite(numbers)) & ~empty_allowed]
-        if len(wrong):
-            raise InputError(f"{path}, line {wrong[0] + 2}: {column} is {frame[column][wrong[0]]!r}: a number above 0.")
-        frame[column] = numbers
+            raise InputError(f"{name} has no column {column!r}: it needs {', '.join(NEEDED)}.")
+    if frame.empty:
+        raise InputError(f"{name} has no rows.")
+    frame = frame.reset_index(drop=True)
+    for column in ("batch_size", "steps", "lower", "threshold"):
+        if column in frame:
+            frame[column] = _numbers(frame[column], name, first_line, empty=column in ("lower", "threshold"))
     frame["outcome"] = frame["outcome"].astype(str).str.strip().str.lower()
-    for row, value in frame["outcome"].items():
+    for row, value in enumerate(frame["outcome"]):
         if value not in OUTCOMES:
-            raise InputError(f"{path}, line {int(str(row)) + 2}: outcome is {value!r}: {nearest(value, OUTCOMES)}.")
-    defaults = {"optimizer": "", "lower": math.nan, "seed": 0}
-    for column, default in defaults.items():
+            raise InputError(f"{name}, line {row + first_line}: outcome is {value!r}: {nearest(value, OUTCOMES)}.")
+    for column, default in {"lower": math.nan, "seed": 0}.items():
         if column not in frame:
             frame[column] = default
     late = frame.index[(frame["lower"] >= frame["steps"]) & (frame["outcome"] == "reached")]
     if len(late):
-        raise InputError(f"{path}, line {late[0] + 2}: lower is {frame['lower'][late[0]]:g}: it must be below steps.")
-    if frame.empty:
-        raise InputError(f"{path} has no rows.")
-    frame["optimizer"] = frame["optimizer"].fillna("").astype(str)
-    return [
-        Curve(name, name or "all", part[list(COLUMNS)].reset_index(drop=True))
-        for name, part in frame.groupby("optimizer", sort=False)
-    ]
+        line = late[0] + first_line
+        raise InputError(f"{name}, line {line}: lower is {frame['lower'][late[0]]:g}: it must be below steps.")
+    return frame
 
 
-def read_study(study: Path) -> pd.DataFrame:
-    """Every settled run of a study, one row per run and threshold.
-
-    Columns: key, config (a dict), batch_size, seed, threshold, outcome, lower, steps, parameters,
-    dataset_size, training_seconds, evaluating_seconds. Raises InputError where there is no record.
-    """
-    rows = []
-    configs: dict[str, dict[str, Any]] = {}
-    for folder in run_folders(study):
-        result = folder.result()
-        if result is None:
-            continue
-        if folder.key not in configs:
-            configs[folder.key] = _trial_config(folder.trial / "trial.yaml")
-        config = configs[folder.key]
-        for threshold, outcome in result.outcomes.items():
-            lower, steps = _interval(outcome)
-            rows.append(
-                {
-                    "key": folder.key,
-                    "config": config,
-                    "batch_size": config["batch_size"]["initial"],
-                    "seed": folder.seed,
-                    "threshold": threshold,
-                    "outcome": type(outcome).__name__.lower(),
-                    "lower": lower,
-                    "steps": steps,
-                    "parameters": result.parameters["generator"],
-                    "dataset_size": result.dataset["count"],
-                    "training_seconds": result.seconds["training"],
-                    "evaluating_seconds": result.seconds["evaluating"],
-                }
-            )
-    if not rows:
-        raise InputError(f"{study} holds no finished run: give the folder of a study, as in results/quickstart.")
-    return pd.DataFrame(rows)
-
-
-def _trial_config(path: Path) -> dict[str, Any]:
-    raw = yaml.safe_load(path.read_text())
-    if raw.get("schema") != SCHEMA:
-        raise RecordError(f"{path} has schema {raw.get('schema')!r}: this version of cbs reads schema {SCHEMA} only.")
-    config: dict[str, Any] = raw["config"]
-    return config
-
-
-def _interval(outcome: Reached | Censored | Diverged) -> tuple[float, int]:
-    if isinstance(outcome, Reached):
-        return float(outcome.last_above), outcome.first_below
-    return float(outcome.step), outcome.step
-
-
-def from_study(study: Path, threshold: float | None = None) -> list[Curve]:
-    """One curve per task and optimizer of a study, at one threshold (the lowest that all its runs share)."""
-    frame = read_study(study)
-    frame["group"] = [_group(config) for config in frame["config"]]
-    curves = []
-    configs = []
-    for group, part in frame.groupby("group"):
-        chosen = _threshold(part, threshold, study)
-        rows = part[part["threshold"] == chosen]
-        config = rows.iloc[0]["config"]
-        optimizer = config["optimizer"]
-        facts = {
-            "parameters": int(rows.iloc[0]["parameters"]),
-            "dataset_size": int(rows.iloc[0]["dataset_size"]),
-            **{k: optimizer[k] for k in ("lr_generator", "beta1", "beta2") if k in optimizer},
-        }
-        kept = rows.sort_values(["batch_size", "seed"])[list(COLUMNS)].reset_index(drop=True)
-        curves.append(Curve(optimizer["name"], "", kept, facts, float(chosen), str(group)))
-        configs.append(config)
-    for curve, label in zip(curves, labels(configs), strict=True):
-        curve.label = label
-    return sorted(curves, key=lambda curve: curve.label)
-
-
-def _group(config: dict[str, Any]) -> str:
-    """What two trials of one curve have in common: all but the batch size, the threshold and the budget."""
-    target = {k: v for k, v in config["target"].items() if k not in ("thresholds", "budget_steps")}
-    parts = {k: config[k] for k in ("task", "model", "dataset", "optimizer")}
-    return json.dumps({**parts, "target": target}, sort_keys=True)
-
-
-def _threshold(part: pd.DataFrame, asked: float | None, study: Path) -> float:
-    runs = part.groupby(["key", "seed"]).ngroups
-    shared = [t for t, rows in part.groupby("threshold") if rows.groupby(["key", "seed"]).ngroups == runs]
-    known = sorted(part["threshold"].unique())
-    if asked is not None and asked not in known:
-        raise InputError(f"threshold is {asked:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
-    return asked if asked is not None else min(shared or known)
-
-
-def trajectories(study: Path) -> pd.DataFrame:
-    """Every evaluation of a study: key, optimizer, batch_size, seed, step, samples, seconds, value."""
-    rows = []
-    for folder in run_folders(study):
-        if folder.result() is None:
-            continue
-        config = _trial_config(folder.trial / "trial.yaml")
-        head = {
-            "group": _group(config),
-            "optimizer": config["optimizer"]["name"],
-            "batch_size": config["batch_size"]["initial"],
-            "seed": folder.seed,
-        }
-        for e in folder.trajectory():
-            rows.append({**head, "step": e.step, "samples": e.samples, "seconds": e.seconds, "value": e.value})
-    return pd.DataFrame(rows)
+def _numbers(column: pd.Series, name: str, first_line: int, empty: bool) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce")
+    # `lower` may be 0: below the target at the first evaluation already.
+    allowed = (numbers >= 0 if column.name == "lower" else numbers > 0) & np.isfinite(numbers)
+    wrong = column.index[~(allowed | (column.isna() if empty else False))]
+    if len(wrong):
+        value = column[wrong[0]]
+        raise InputError(f"{name}, line {wrong[0] + first_line}: {column.name} is {value!r}: a number above 0.")
+    return numbers

@@ -1,4 +1,4 @@
-"""The paper's figures: metric against steps, N against b, N·b against b, as PNG and SVG."""
+"""The paper's figures: metric against steps, N against b, N·b against b, estimated against measured."""
 
 from __future__ import annotations
 
@@ -6,58 +6,53 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from analysis import canvas, diagnostics
+from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
 from analysis.fit import Fit
 from analysis.models import Array, hyperbola
-
-# Okabe & Ito: told apart by the colour-blind, and in grey with the markers and dashes beside them.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-NAMES = {"adam": "Adam", "adabelief": "AdaBelief", "rmsprop": "RMSProp", "sgd": "SGD"}
-
-STYLE: Any = {
-    "figure.dpi": 150,
-    "savefig.bbox": "tight",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.92",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "cbs",
-}
+from analysis.theory import Theory, theory
 
 
-def draw(fits: list[Fit], evaluations: pd.DataFrame | None, folder: Path) -> list[Path]:
-    """Write every figure that the data allow and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
-    with plt.rc_context(STYLE):
-        drawn += _save(steps_to_target(fits), folder / "steps_to_target")
-        drawn += _save(sfo(fits), folder / "sfo")
-        drawn += _save(overview(fits), folder / "overview")
+def draw(
+    fits: list[Fit],
+    evaluations: pd.DataFrame | None,
+    thresholds: dict[float, list[Fit]],
+    folder: Path,
+    reference: str | None = None,
+) -> list[Path]:
+    """Write every figure that the data allow, as PNG and SVG, and return the files.
+
+    evaluations: as analysis.studies.trajectories returns them. thresholds: fits by threshold.
+    reference: the curve that r comes from.
+    """
+    with plt.rc_context(canvas.STYLE):
+        figures = everything(fits, evaluations, thresholds, reference)
+        figures["overview"] = overview(fits)
         if evaluations is not None and len(evaluations):
-            drawn += _save(metric_against_steps(evaluations, fits), folder / "metric_vs_steps")
-    return drawn
+            figures["metric_vs_steps"] = metric_against_steps(evaluations, fits)
+        return [path for name, figure in figures.items() for path in canvas.save(figure, folder / name)]
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for path in paths:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
-    return paths
+def everything(
+    fits: list[Fit],
+    evaluations: pd.DataFrame | None,
+    thresholds: dict[float, list[Fit]],
+    reference: str | None = None,
+) -> dict[str, Figure]:
+    """Single-panel figures by name: the paper's, then ours. reference: the curve that r comes from."""
+    figures = {"steps_to_target": steps_to_target(fits), "sfo": sfo(fits)}
+    if evaluations is not None and len(evaluations):
+        figures |= {f"metric_{canvas.stem(one)}": metric_against_steps(evaluations, [one]) for one in fits}
+    found = theory(fits, reference)
+    if found is not None:
+        figures["estimated"] = estimated(fits, found)
+    return figures | diagnostics.everything(fits, evaluations, thresholds)
 
 
 def steps_to_target(fits: list[Fit]) -> Figure:
@@ -84,9 +79,38 @@ def overview(fits: list[Fit]) -> Figure:
     return figure
 
 
-def _name(one: Fit) -> str:
-    first, _, rest = one.curve.label.partition(" ")
-    return f"{NAMES.get(first, first)} {rest}".strip()
+def estimated(fits: list[Fit], found: Theory) -> Figure:
+    """Measured, fitted and estimated b*, a row per curve."""
+    figure, axes = plt.subplots(figsize=(4.6, 1.5 + 0.6 * len(fits)), layout="constrained")
+    at: list[float] = []
+    for i, one in enumerate(fits):
+        colour = COLOURS[i % len(COLOURS)]
+        guess, ends = found.fitted_estimate(one.curve.label)
+        for value, (low, high), row, marker in (
+            (one.b_star, one.b_star_ci, i - 0.16, "|"),
+            (guess, ends, i + 0.16, "D"),
+        ):
+            if value is not None:
+                axes.plot([low or value, high or value], [row, row], color=colour, lw=2.5, alpha=0.55)
+                axes.plot(value, row, marker=marker, ms=10 if marker == "|" else 4.5, mew=2, color=colour)
+                at += [low or value, high or value]
+        carried = found.estimate(one.curve.label)
+        if carried is not None:
+            axes.plot(carried, i + 0.16, marker="D", ms=6, mfc="none", mec=colour, mew=1.2)
+            at.append(carried)
+        if one.measured_b_star is not None:
+            axes.plot(one.measured_b_star, i - 0.16, marker="*", ms=12, color=colour, mec=INK, mew=0.6, zorder=4)
+            at.append(one.measured_b_star)
+    keys = {"*": "measured", "|": "fitted, 95 %", "D": "estimated from the fitted b*"}
+    for marker, text in keys.items():
+        axes.plot([], [], ls="", marker=marker, ms=6, color=FAINT, mew=1.5, label=text)
+    axes.plot([], [], ls="", marker="D", ms=6, mfc="none", mec=FAINT, mew=1.2, label="from the measured b*")
+    axes.set_yticks(range(len(fits)), [one.curve.name for one in fits])
+    axes.set(ylim=(len(fits) - 0.5, -0.5), xlabel="critical batch size b*")
+    canvas.power_ticks(axes, min(at) / 1.6, max(at) * 1.6)
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2, handletextpad=0.3)
+    axes.set_title(f"estimates with r from {found.source}")
+    return figure
 
 
 def _steps(axes: Axes, fits: list[Fit]) -> None:
@@ -97,12 +121,19 @@ def _steps(axes: Axes, fits: list[Fit]) -> None:
         reached = frame["outcome"] == "reached"
         b, n = frame["batch_size"] * nudge, frame["steps"]
         axes.plot(b[reached], n[reached], ls="", marker=MARKERS[i % 7], ms=2.5, color=colour, alpha=0.45, mew=0)
-        axes.plot(b[~reached], n[~reached], ls="", marker=r"$\uparrow$", ms=8, color=colour)
+        for outcome, mark in (("censored", r"$\uparrow$"), ("diverged", "x")):
+            missed = frame["outcome"] == outcome
+            axes.plot(b[missed], n[missed], ls="", marker=mark, ms=8 if outcome == "censored" else 5, color=colour)
         _line(axes, one, colour, DASHES[i % 7], lambda size, steps: steps)
         _medians(axes, one, i, colour, 1.0)
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="steps to target N(b)")
-    _sizes(axes, fits)
-    axes.set_title(_target(fits) + ("   (↑ not reached)" if any(one.censored for one in fits) else ""), fontsize=9)
+    size_ticks(axes, fits)
+    axes.set_title(canvas.target(fits) + _missed(fits))
+
+
+def _missed(fits: list[Fit]) -> str:
+    marks = ["↑ not reached"] * any(one.censored for one in fits) + ["× diverged"] * any(one.diverged for one in fits)
+    return f"   ({', '.join(marks)})" if marks else ""
 
 
 def _sfo(axes: Axes, fits: list[Fit]) -> None:
@@ -113,7 +144,7 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
         _medians(axes, one, i, colour, None)
         if one.measured_b_star is not None:
             least = one.curve.medians()[one.measured_b_star] * one.measured_b_star
-            axes.plot(one.measured_b_star, least, marker="*", ms=15, color=colour, mec="black", mew=0.7, zorder=5)
+            axes.plot(one.measured_b_star, least, marker="*", ms=15, color=colour, mec=INK, mew=0.7, zorder=5)
         if one.b_star is not None and one.sfo is not None:
             low, high = one.b_star_ci
             first = one.curve.batch_sizes[0] / 1.6
@@ -121,11 +152,11 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
                 [max(low or first, first), high or one.b_star], [one.sfo] * 2, color=colour, lw=3, alpha=0.5, zorder=4
             )
             axes.plot(one.b_star, one.sfo, marker="|", ms=12, mew=2, color=colour, zorder=5)
-    axes.plot([], [], ls="", marker="*", ms=11, color="0.7", mec="black", mew=0.7, label="measured b*")
-    axes.plot([], [], ls="-", lw=3, marker="|", ms=12, mew=2, color="0.6", label="fitted b*, 95 %")
+    axes.plot([], [], ls="", marker="*", ms=11, color=FAINT, mec=INK, mew=0.7, label="measured b*")
+    axes.plot([], [], ls="-", lw=3, marker="|", ms=12, mew=2, color=FAINT, label="fitted b*, 95 %")
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="SFO complexity N(b)·b")
-    _sizes(axes, fits)
-    axes.set_title(_target(fits), fontsize=9)
+    size_ticks(axes, fits)
+    axes.set_title(canvas.target(fits))
 
 
 def _medians(axes: Axes, one: Fit, index: int, colour: str, scale: float | None) -> None:
@@ -134,7 +165,9 @@ def _medians(axes: Axes, one: Fit, index: int, colour: str, scale: float | None)
     b = medians.index.to_numpy(float)
     values = medians.to_numpy() * (b if scale is None else scale)
     marker = MARKERS[index % len(MARKERS)]
-    axes.plot(b, values, ls="", marker=marker, ms=5.5, color=colour, mec="white", mew=0.6, label=_name(one), zorder=3)
+    axes.plot(
+        b, values, ls="", marker=marker, ms=5.5, color=colour, mec="white", mew=0.6, label=one.curve.name, zorder=3
+    )
 
 
 def _line(axes: Axes, one: Fit, colour: str, dashes: Any, of: Any) -> None:
@@ -152,34 +185,6 @@ def _line(axes: Axes, one: Fit, colour: str, dashes: Any, of: Any) -> None:
     axes.fill_between(b[shown], of(b, low)[shown], of(b, np.minimum(high, top))[shown], color=colour, alpha=0.15, lw=0)
 
 
-def _sizes(axes: Axes, fits: list[Fit]) -> None:
-    """Ticks at the batch sizes that were swept, thinned to ten, and plain numbers on both axes."""
-    sizes = sorted({b for one in fits for b in one.curve.batch_sizes})
-    axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
-    axes.xaxis.set_minor_locator(NullLocator())
-    _plain_ticks(axes)
-    if not np.isfinite(axes.dataLim.intervaly).all() or axes.dataLim.intervaly[1] <= 0:
-        axes.set(ylim=(1, 10), xlim=(sizes[0] / 1.6, sizes[-1] * 1.6))
-        axes.text(0.5, 0.5, "no run reached its target", transform=axes.transAxes, ha="center", color="0.4")
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Numbers as people write them: whole decades on x, also twos and fives on y."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _plain(v, _) if f"{v:e}"[0] in "25" else ""))
-
-
-def _plain(value: float, _: object) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-
-
-def _target(fits: list[Fit]) -> str:
-    thresholds = sorted({one.curve.threshold for one in fits if one.curve.threshold is not None})
-    return f"target: FID ≤ {', '.join(f'{t:g}' for t in thresholds)}" if thresholds else ""
-
-
 def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
     """FID against steps, one panel per curve, one shade per batch size: median over seeds, and every seed faint."""
     columns = min(len(fits), 3)
@@ -187,14 +192,14 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(3.2 * columns, 2.8 * rows),
+        figsize=(3.2 * columns, 2.8 * rows) if len(fits) > 1 else (4.6, 3.6),
         sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     sizes = sorted(evaluations["batch_size"].unique())
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, len(sizes)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.88, len(sizes)))
     for axes, one in zip(grid.flat, fits, strict=False):
         part = evaluations[evaluations["group"] == one.curve.group]
         for b, shade in zip(sizes, shades, strict=True):
@@ -206,9 +211,9 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
             median = median[median["count"] > runs / 2]
             axes.plot(median.index, median["median"], color=shade, lw=1.5, label=f"b = {b}")
         if one.curve.threshold is not None:
-            axes.axhline(one.curve.threshold, color="black", lw=0.8, ls=":")
-        axes.set(xscale="log", yscale="log", title=_name(one))
-        _plain_ticks(axes)
+            axes.axhline(one.curve.threshold, color=INK, lw=0.8, ls=":")
+        axes.set(xscale="log", yscale="log", title=one.curve.name)
+        plain_ticks(axes)
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()
     figure.supxlabel("steps", fontsize=9)

@@ -1,23 +1,37 @@
-"""Fit N(b) = N∞ b/(b − b0) to a curve by maximum likelihood, with profile intervals."""
+"""Fit N(b) = N∞ b/(b − b0) to a curve by maximum likelihood, with profile-likelihood intervals."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import brentq, minimize
-from scipy.stats import t as student
+from joblib import Parallel, delayed
 
-from analysis.curves import Curve
-from analysis.likelihood import Likelihood
-from analysis.models import Array, critical_batch_size, hyperbola, least_sfo
+from analysis import profile as profiling
+from analysis.advice import notes
+from analysis.bootstrap import Bootstrap, bootstrap
+from analysis.compare import Comparison, compare
+from analysis.likelihood import Observations, Problem, maximise
+from analysis.models import (
+    HYPERBOLA,
+    HYPERBOLA_FROM_SFO,
+    V_LIMITS,
+    Array,
+    b0_of,
+    critical_batch_size,
+    hyperbola,
+    least_sfo,
+)
+from analysis.profile import LIMIT, Confidence, Interval
 
-_SIGMA = (math.log(0.005), math.log(5.0))
-_STARTS = (0.02, 0.2, 0.5, 0.8, 0.98)
+if TYPE_CHECKING:
+    from analysis.curves import Curve
 
-Interval = tuple[float | None, float | None]
+MANY = 64
 
 
 @dataclass
@@ -25,20 +39,37 @@ class Fit:
     """What a curve says of its critical batch size; None where it says nothing.
 
     n_inf: steps at infinite batch size. b0: the batch size below which the target is never reached.
-    b_star = 2 b0. Intervals are 95 %, with None for an open end. sigma: spread of ln N over seeds.
-    region: (k, 3) parameters (N∞, b0, σ) within the 95 % likelihood region, for bands.
+    b_star = 2 b0. sfo = N(b*)·b* = 4 N∞ b0. sigma: spread of ln N over seeds; kappa: how it grows
+    towards b0 (None where it was taken as the same everywhere). Intervals (`…_ci`) are 95 %, with None
+    for an open end. confidence: the curve behind the interval of b*. log_likelihood: at the maximum.
     """
 
     curve: Curve
-    measured_b_star: int | None
-    censored: int
+    problem: Problem | None = field(default=None, repr=False)
+    theta: Array | None = field(default=None, repr=False)
+    path: Array | None = field(default=None, repr=False)
     n_inf: float | None = None
     b0: float | None = None
     sigma: float | None = None
+    kappa: float | None = None
     b_star_ci: Interval = (None, None)
     n_inf_ci: Interval = (None, None)
-    notes: list[str] = field(default_factory=list)
-    region: Array = field(default_factory=lambda: np.empty((0, 3)), repr=False)
+    sfo_ci: Interval = (None, None)
+    confidence: Confidence | None = field(default=None, repr=False)
+    log_likelihood: float | None = None
+    rising: bool = False
+
+    @property
+    def measured_b_star(self) -> int | None:
+        return self.curve.measured_b_star()
+
+    @property
+    def censored(self) -> int:
+        return int((self.curve.frame["outcome"] == "censored").sum())
+
+    @property
+    def diverged(self) -> int:
+        return int((self.curve.frame["outcome"] == "diverged").sum())
 
     @property
     def b_star(self) -> float | None:
@@ -49,174 +80,186 @@ class Fit:
         """N(b*)·b* = 4 N∞ b0."""
         return None if self.b0 is None or self.n_inf is None else float(least_sfo(self.n_inf, self.b0))
 
+    @property
+    def ceiling(self) -> float | None:
+        """Twice the smallest batch size that any run reached: the form's own upper bound of b*."""
+        return None if self.problem is None else 2 * float(self.problem.pivot[0])
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The hyperbola beside its rivals."""
+        return compare(self.curve)
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap | None:
+        """2,000 resamples of the seeds; None where there is no fit to resample."""
+        return bootstrap(self)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What must be said beside the numbers, and what to sweep next."""
+        return notes(self)
+
     def predict(self, b: Array) -> Array:
-        """N(b) of the fit (steps)."""
-        assert self.n_inf is not None
-        assert self.b0 is not None
-        return hyperbola(b, self.n_inf, self.b0)
+        """N(b) of the fit (steps), shape of b. Raises ValueError where there is no fit."""
+        if self.n_inf is None:
+            raise ValueError(f"{self.curve.label}: there is no fit to predict from.")
+        return hyperbola(b, self.n_inf, self.b0 or 0.0)
 
     def band(self, b: Array) -> tuple[Array, Array]:
-        """The 95 % profile-likelihood band of N(b): its least and greatest value over the region."""
-        curves = hyperbola(b, self.region[:, :1], self.region[:, 1:2])
+        """The pointwise 95 % profile-likelihood band of N(b): its least and greatest value over the region."""
+        curves = hyperbola(b, self.region[:, :1], self.region[:, 1:])
         return curves.min(0), curves.max(0)
 
+    @cached_property
+    def region(self) -> Array:
+        """(k, 2) parameters N∞, b0 on the outline of the region that the 95 % intervals are the shadows of."""
+        assert self.path is not None
+        assert self.problem is not None
+        assert self.theta is not None
+        return _region(self.problem, self.theta, self.path)
+
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.curve.optimizer,
+        """Numbers, intervals as pairs and notes, ready for JSON."""
+        names = ("n_inf", "b0", "b_star", "sigma", "kappa", "sfo", "measured_b_star", "censored", "diverged")
+        found = {name: getattr(self, name) for name in names}
+        intervals = {name: list(getattr(self, name)) for name in ("b_star_ci", "n_inf_ci", "sfo_ci")}
+        head = {
             "label": self.curve.label,
+            "optimizer": self.curve.optimizer,
             "threshold": self.curve.threshold,
             "runs": len(self.curve.frame),
-            "censored": self.censored,
-            "n_inf": self.n_inf,
-            "n_inf_ci": list(self.n_inf_ci),
-            "b0": self.b0,
-            "b_star": self.b_star,
-            "b_star_ci": list(self.b_star_ci),
-            "sfo_at_b_star": self.sfo,
-            "sigma": self.sigma,
-            "measured_b_star": self.measured_b_star,
-            "notes": self.notes,
         }
+        return {**head, **found, **intervals, "log_likelihood": self.log_likelihood, "notes": self.notes}
+
+    def __str__(self) -> str:
+        from analysis.summary import describe
+
+        return describe(self)
 
 
-def fit(curve: Curve) -> Fit:
-    """Fit one curve; a curve that can't be fitted says why in its notes, and what is still known."""
-    likelihood = Likelihood(curve)
-    measured = curve.measured_b_star()
-    found = Fit(curve, measured, censored=int((~likelihood.reached).sum()))
-    diverged = int((curve.frame["outcome"] == "diverged").sum())
-    if diverged:
-        found.notes.append(f"{diverged} of {len(curve.frame)} runs diverged; they count as censored at that step.")
-    if likelihood.count == 0:
-        found.notes.append("No run reached its target: raise the budget or the threshold, or sweep larger batch sizes.")
-        return found
-    sizes = np.unique(likelihood.b[likelihood.reached])
-    if len(sizes) < 3:
-        found.notes.append(
-            f"The target was reached at {len(sizes)} batch size{'s' * (len(sizes) > 1)} only: "
-            "a fit needs three; b0 is below the smallest of them."
-        )
-        return found
-    _maximise(found, likelihood)
-    _describe(found, likelihood)
+def fit(curve: Curve, growing_spread: bool = False) -> Fit:
+    """Fit a curve by maximum likelihood; where it can't be fitted, the notes say which and what is still known.
+
+    growing_spread: let the spread between seeds grow towards b0, by one parameter κ more:
+    σ_b = σ √(1 + (κ (N(b)/N∞ − 1))²).
+    """
+    seen = Observations.of(curve.frame)
+    reached = seen.reached
+    sizes = np.unique(seen.b[reached])
+    used = min(2, len(sizes))
+    if reached.sum() - used < 1:
+        return Fit(curve)
+    problem = Problem(seen, HYPERBOLA, np.ones((1, len(seen.b))), sizes[:1], growing_spread)
+    theta, top = _best(problem)
+    found = Fit(curve, problem, theta)
+    _intervals(found, problem, theta, top, used)
+    if len(sizes) < 3:  # bounds only: no form can be told from two points
+        found.b0 = found.n_inf = None
     return found
 
 
-def _maximise(found: Fit, likelihood: Likelihood) -> None:
-    """Fill in the estimates, the intervals and the region."""
-    most = float(likelihood.b[likelihood.reached].min())
-    best, top = _best(likelihood, most)
-    log_n, b0, log_sigma = best
-    spare = max(likelihood.count - 3, 1)
-    # The exact cut for normal regression whose variance is estimated too; tends to χ²/2 for many runs.
-    quantile = student.ppf(0.975, spare)
-    cut = 0.5 * likelihood.count * math.log1p(quantile**2 / spare)
-
-    def lacking(value: float) -> float:
-        return top - cut - _best_given(likelihood, value)[1]
-
-    low_end, high_end = most * 1e-6, most * (1 - 1e-9)
-    low = brentq(lacking, low_end, b0, xtol=1e-4 * b0) if lacking(low_end) > 0 and b0 > low_end else None
-    high = brentq(lacking, b0, high_end, xtol=1e-4 * b0) if lacking(high_end) > 0 else high_end
-    found.n_inf, found.b0, found.sigma = math.exp(log_n), b0, math.exp(log_sigma)
-    found.b_star_ci = (None if low is None else 2 * low, 2 * high)
-    reach = 1.6 * quantile / math.sqrt(likelihood.count)
-    found.region = _region(likelihood, best, (low or low_end, high), top - cut, reach)
-    found.n_inf_ci = (float(found.region[:, 0].min()), float(found.region[:, 0].max()))
+def fit_all(curves: Sequence[Curve], growing_spread: bool = False) -> list[Fit]:
+    """Fit many curves, on every core where there are enough to be worth starting processes for."""
+    workers = -1 if len(curves) >= MANY else 1
+    return list(Parallel(n_jobs=workers)(delayed(fit)(curve, growing_spread) for curve in curves))
 
 
-def _best(likelihood: Likelihood, most: float) -> tuple[Array, float]:
-    """The maximum over (ln N∞, b0, ln σ), b0 in (0, most), from several starts."""
-    best, top = np.zeros(3), -math.inf
-    for share in _STARTS:
-        b0 = share * most
-
-        def loss(p: Array) -> float:
-            inside = most / (1 + math.exp(-float(np.clip(p[1], -30, 30))))
-            return _loss(likelihood, p[0], inside, p[2])
-
-        start = np.array([*_start(likelihood, b0), 0.0])[[0, 2, 1]]
-        start[1] = math.log(share / (1 - share))
-        options = {"xatol": 1e-6, "fatol": 1e-8, "maxiter": 4000, "maxfev": 4000}
-        end = minimize(loss, start, method="Nelder-Mead", options=options)
-        if -end.fun > top:
-            top = -end.fun
-            best = np.array([end.x[0], most / (1 + math.exp(-float(np.clip(end.x[1], -30, 30)))), end.x[2]])
-    best[2] = np.clip(best[2], *_SIGMA)
-    return best, top
-
-
-def _loss(likelihood: Likelihood, log_n: float, b0: float, log_sigma: float) -> float:
-    value = float(likelihood(np.array(log_n), np.array(b0), np.array(np.clip(log_sigma, *_SIGMA))))
-    return -value if math.isfinite(value) else 1e12
-
-
-def _start(likelihood: Likelihood, b0: float) -> tuple[float, float]:
-    """ln N∞ and ln σ of the reached runs at this b0, taking each bracket's upper end as exact."""
-    reached = likelihood.reached
-    residual = likelihood._upper[reached] - np.log(hyperbola(likelihood.b[reached], 1.0, b0))
-    return float(residual.mean()), math.log(max(float(residual.std()), 0.02))
-
-
-def _best_given(likelihood: Likelihood, b0: float) -> tuple[Array, float]:
-    """The maximum over (ln N∞, ln σ) at one b0."""
-    options = {"xatol": 1e-4, "fatol": 1e-6, "maxiter": 500}
-    end = minimize(
-        lambda p: _loss(likelihood, p[0], b0, p[1]),
-        np.array(_start(likelihood, b0)),
-        method="Nelder-Mead",
-        options=options,
+def _best(problem: Problem) -> tuple[Array, float]:
+    """The best of several starts: parameters (1, p) and ln L."""
+    seen = problem.seen
+    shapes = problem.model.starts(seen.b[seen.reached])
+    start = np.column_stack(
+        [
+            np.full(len(shapes), seen.middle().min()),
+            shapes,
+            np.full(len(shapes), math.log(0.3)),
+            *([np.full(len(shapes), math.log(0.3))] if problem.growing else []),
+        ]
     )
-    return np.array([end.x[0], b0, np.clip(end.x[1], *_SIGMA)]), -end.fun
+    theta, value = maximise(problem, start)
+    best = int(value.argmax())
+    return theta[[best]], float(value[best])
 
 
-def _region(likelihood: Likelihood, best: Array, b0_ends: tuple[float, float], floor: float, reach: float) -> Array:
-    """Parameters whose likelihood reaches `floor`: N∞ at its ends for each b0 between the interval's ends.
+def _intervals(found: Fit, problem: Problem, theta: Array, top: float, used: int) -> None:
+    """Fill in estimates and intervals from the profiles of b*, N∞ and the SFO at b*."""
+    pivot = float(problem.pivot[0])
+    count = profiling.information(problem, theta)
+    values = profiling.grid(theta[0, 1], profiling.standard_error(problem, theta, 1), *V_LIMITS)
+    likelihoods, path = profiling.profile(problem, 1, values, theta)
+    top = max(top, float(likelihoods.max()))
+    z = np.sign(values - theta[0, 1]) * profiling.calibrated(2 * (top - likelihoods), count, used)
+    low, high = Confidence(values, z).interval()
+    found.path = path[np.abs(z) <= LIMIT]
+    found.log_likelihood = top
+    found.confidence = _positive(values, z, pivot)
+    found.b_star_ci = (_b_star(low, pivot), _b_star(high, pivot))
+    v = float(theta[0, 1])
+    found.rising = high is not None and high <= 0
+    open_above = likelihoods[-1] > top - 1e-4
+    at = theta if v > 0 else path[[int(np.abs(values).argmin())]]
+    found.sigma = float(math.exp(at[0, 2]))
+    found.kappa = float(math.exp(at[0, 3])) if problem.growing else None
+    if not open_above:
+        found.n_inf = float(math.exp(at[0, 0]))
+        found.b0 = float(b0_of(v, pivot)) if v > 0 else None
+    ends = _profiled(problem, 0, theta, path, top, count, used)
+    found.n_inf_ci = _widened(ends, found.n_inf)
+    positive = path[path[:, 1] > 1e-4]
+    if len(positive):
+        shifted = positive.copy()
+        shifted[:, 0] += np.log(4 * b0_of(positive[:, 1], pivot))
+        start = theta.copy() if v > 1e-4 else np.array([[-np.inf]])
+        if v > 1e-4:
+            start[0, 0] += math.log(4 * float(b0_of(v, pivot)))
+        found.sfo_ci = _profiled(replace(problem, model=HYPERBOLA_FROM_SFO), 0, start, shifted, top, count, used)
 
-    reach: how far to look for those ends around each b0's best ln N∞, in units of σ.
-    """
-    rows = []
-    for b0 in np.concatenate([np.linspace(*b0_ends, 20), [best[1]]]):
-        centre, top = _best_given(likelihood, float(b0))
-        sigmas = centre[2] + np.linspace(-0.2, 0.6, 7)
-        shifts = np.linspace(-1.0, 1.0, 81) * max(reach * math.exp(centre[2]), 0.01)
-        values = likelihood(centre[0] + shifts[:, None], np.full((1, 1), b0), sigmas[None, :])
-        inside = values.max(1) >= min(floor, top)
-        for shift in (shifts[inside].min(initial=0.0), shifts[inside].max(initial=0.0)):
-            rows.append((math.exp(centre[0] + shift), b0, math.exp(centre[2])))
-    return np.array(rows)
+
+def _profiled(problem: Problem, index: int, theta: Array, path: Array, top: float, count: float, used: int) -> Interval:
+    """The interval of exp(parameter), from a path along which other parameters were already profiled."""
+    centre = float(theta[0, index])
+    inside = centre if math.isfinite(centre) else float(path[:, index].min())
+    starts = np.concatenate([theta, path]) if math.isfinite(centre) else path
+    error = (
+        profiling.standard_error(problem, theta, index) if math.isfinite(centre) else float(np.ptp(path[:, index])) / 6
+    )
+    values = profiling.grid(inside, max(error, 1e-3), inside - 8.0, inside + 8.0)
+    likelihoods, _ = profiling.profile(problem, index, values, starts)
+    z = np.sign(values - centre) * profiling.calibrated(2 * (top - likelihoods), count, used)
+    low, high = Confidence(values, z).interval()
+    return None if low is None else math.exp(low), None if high is None else math.exp(high)
 
 
-def _describe(found: Fit, likelihood: Likelihood) -> None:
-    """Say where the answer rests on the sweep's edges instead of on its trials."""
-    sizes = found.curve.batch_sizes
-    if likelihood.reached.all():
-        found.notes.append(
-            f"Every run reached its target, so this form can only answer b* < {2 * sizes[0]} "
-            f"(twice the smallest batch size): sweep downwards until a trial is censored."
-        )
-    else:
-        least = int(likelihood.b[likelihood.reached].min())
-        here = found.curve.frame["batch_size"] == least
-        arrived = int((found.curve.frame["outcome"] == "reached")[here].sum())
-        if found.b_star_ci[1] is not None and found.b_star_ci[1] > 1.8 * least:
-            found.notes.append(
-                f"{arrived} of {int(here.sum())} runs reached the target at b = {least}, "
-                f"which holds b* below {2 * least} in this form."
-            )
-    low, high = (end if end is not None else found.b_star for end in found.b_star_ci)
-    if found.measured_b_star is not None and low and high and not low / 2 <= found.measured_b_star <= high * 2:
-        found.notes.append(
-            f"The measured b* of {found.measured_b_star} is more than an octave outside the fitted interval: "
-            "the curve doesn't follow this form, or the seeds are too few for the measured one."
-        )
-    if found.measured_b_star == sizes[0]:
-        found.notes.append(f"The least N·b is at the smallest batch size swept, {sizes[0]}: b* may lie below it.")
-    if found.measured_b_star == sizes[-1]:
-        found.notes.append(f"The least N·b is at the largest batch size swept, {sizes[-1]}: b* may lie above it.")
-    if found.b_star_ci[0] is None and found.b_star_ci[1] is not None:
-        found.notes.append(f"b0 can't be told from 0: only b* ≤ {found.b_star_ci[1]:.3g} is known.")
-    if found.curve.frame.groupby("batch_size")["seed"].nunique().max() < 2:
-        found.notes.append(
-            "One seed per batch size: the spread between seeds is inferred from the curve's shape alone."
-        )
+def _positive(values: Array, z: Array, pivot: float) -> Confidence:
+    """The confidence curve in b* itself, where b* > 0."""
+    above = values > 0
+    return Confidence(critical_batch_size(b0_of(values[above], pivot)), z[above])
+
+
+def _b_star(v: float | None, pivot: float) -> float | None:
+    return None if v is None or v <= 0 else float(critical_batch_size(b0_of(v, pivot)))
+
+
+def _widened(interval: Interval, value: float | None) -> Interval:
+    """An interval that holds its estimate, where a bound moved the estimate."""
+    low, high = interval
+    if value is None:
+        return interval
+    return None if low is None else min(low, value), None if high is None else max(high, value)
+
+
+def _region(problem: Problem, theta: Array, path: Array) -> Array:
+    """For each b0 in its interval, both ends of N∞ at the likelihood of the interval's ends."""
+    count = profiling.information(problem, theta)
+    used = min(2, len(np.unique(problem.seen.b[problem.seen.reached])))
+    best = maximise(problem, theta)[1][0]
+    path = path[path[:, 1] >= 0]
+    path = path[:: max(1, len(path) // 16)] if len(path) else theta
+    widths = np.linspace(-1, 1, 33) * 5 * profiling.standard_error(problem, theta, 0)
+    points = np.repeat(path, len(widths), 0)
+    points[:, 0] += np.tile(widths, len(path))
+    likelihoods = maximise(problem, points, fixed=(0, 1))[1]
+    inside = profiling.calibrated(2 * (best - likelihoods), count, used) <= LIMIT
+    outline = np.concatenate([points[inside], theta, path])
+    return np.column_stack([np.exp(outline[:, 0]), b0_of(outline[:, 1], problem.pivot)])

@@ -1,110 +1,182 @@
-"""Fits and estimates in words and tables."""
+"""One page that says it all: python -m analysis report STUDY."""
 
 from __future__ import annotations
 
-import math
+import base64
+import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import matplotlib.pyplot as plt
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis.bounds import OPTIMIZERS, factor, power_of_two
-from analysis.fit import Fit, Interval
+from analysis import canvas, figures, summary
+from analysis.fit import Fit
+from analysis.studies import Run
+from analysis.tables import Table
+from analysis.theory import theory
+from cbs import __version__
+from cbs.errors import InputError
+from cbs.outcome import told
+from cbs.record import read_json, write_atomic
+
+_CAPTIONS = {
+    "steps_to_target": "Steps-to-target: every run (small), medians (large), the fit with its 95 % band.",
+    "sfo": "SFO complexity against batch size: medians, the fit, b* as measured (star) and fitted (bar: 95 %).",
+    "estimated": "b* measured, fitted, and estimated by the closed forms with one r carried over.",
+    "profile": "How compatible each b* is with the runs, by profile likelihood.",
+    "probability": "How often each b has the least N·b: runs drawn again (bars), the refitted form (dashes).",
+    "targets": "b* against the threshold; crossings above the trained one are read off trajectories, unconfirmed.",
+    "forms": "Forms of N(b), the preferred first.",
+    "crossings": "Trajectories near the target and the bracket in which each run crossed it.",
+    "metric": "FID against steps: medians over seeds, every run faint.",
+}
+_GROUPS = {
+    "The paper's figures": ("metric", "steps_to_target", "sfo", "estimated"),
+    "How sure": ("profile", "probability", "targets", "forms", "crossings"),
+}
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The closed form's b* of one curve, with the ratio carried over from Adam's measured b*."""
+class Source:
+    """One study, or one file: what a report is made from. runs and evaluations are empty for a file."""
 
-    ratio: float
-    b_star: float
-
-
-def estimates(fits: list[Fit]) -> dict[str, Estimate]:
-    """Closed-form estimates by curve label: r from Adam's measured b*, carried to every curve with a closed form.
-
-    Empty where there is no Adam curve with a measured b*, or where a curve's facts are unknown (a CSV).
-    """
-    known = [f for f in fits if f.curve.optimizer in OPTIMIZERS and "lr_generator" in f.curve.facts]
-    adam = next((f for f in known if f.curve.optimizer == "adam" and f.measured_b_star is not None), None)
-    if adam is None or adam.measured_b_star is None:
-        return {}
-    ratio = adam.measured_b_star / _factor(adam.curve.optimizer, adam.curve.facts)
-    return {f.curve.label: Estimate(ratio, ratio * _factor(f.curve.optimizer, f.curve.facts)) for f in known}
+    path: Path
+    fits: list[Fit]
+    runs: list[Run]
 
 
-def _factor(optimizer: str, facts: dict[str, Any]) -> float:
-    betas = {k: facts[k] for k in ("beta1", "beta2") if k in facts}
-    return factor(optimizer, facts["lr_generator"], facts["parameters"], facts["dataset_size"], **betas)
-
-
-def to_dict(fits: list[Fit]) -> dict[str, Any]:
-    """What `--json` prints: every number finite or null."""
-    carried = estimates(fits)
-    curves = []
-    for one in fits:
-        row = one.to_dict()
-        estimate = carried.get(one.curve.label)
-        row["estimated_b_star"] = estimate.b_star if estimate else None
-        row["ratio"] = estimate.ratio if estimate else None
-        curves.append(row)
-    cleaned = _finite({"curves": curves})
-    assert isinstance(cleaned, dict)
-    return cleaned
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def text(fits: list[Fit]) -> str:
-    """The answer as a table, with what must be said beside it."""
-    carried = estimates(fits)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("curve", "FID", "runs", "censored", "measured b*", "fitted b* (95 %)", "N∞ (95 %)", "estimated b*"):
-        table.add_column(name, justify="left" if name == "curve" else "right", no_wrap=True)
-    for one in fits:
-        estimate = carried.get(one.curve.label)
-        table.add_row(
-            one.curve.label,
-            "" if one.curve.threshold is None else f"≤ {one.curve.threshold:g}",
-            str(len(one.curve.frame)),
-            str(one.censored),
-            "–" if one.measured_b_star is None else _named(one.measured_b_star),
-            _with_interval(one.b_star, one.b_star_ci),
-            _with_interval(one.n_inf, one.n_inf_ci),
-            _named(estimate.b_star) if estimate else "–",
+def write(
+    out: Path,
+    sources: Sequence[Source],
+    evaluations: pd.DataFrame | None,
+    thresholds: dict[float, list[Fit]],
+    reference: str | None,
+    command: Sequence[str],
+) -> list[Path]:
+    """Write the page, and its tables as CSV and LaTeX into tables/ beside it; return the files."""
+    fits = [one for source in sources for one in source.fits]
+    tables = summary.tables(fits, reference)
+    found = theory(fits, reference)
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=" and ".join(source.path.stem for source in sources),
+            runs=sum(len(one.curve.frame) for one in fits),
+            curves=[{"name": one.curve.name, "verdict": _rest(one), "notes": one.notes} for one in fits],
+            differences=[str(d) + "." for d in summary.differences(fits)],
+            figures=_figures(fits, evaluations, thresholds, reference),
+            tables=tables,
+            theory=summary.explained(found) if found else "",
+            grids=[grid for source in sources for grid in _grids(source)],
+            trials=[trial for source in sources for trial in _trials(source, out.parent)],
+            version=__version__,
+            command=shlex.join(command),
         )
-    console = Console(width=140)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [capture.get().rstrip(), ""]
-    if carried:
-        ratio = next(iter(carried.values())).ratio
-        lines.append(f"estimated: closed forms of Sato & Iiduka (2023) with r = {ratio:.4g} from Adam's measured b*.")
-    lines += [f"{one.curve.label}: {note}" for one in fits for note in one.notes]
-    return "\n".join(lines)
+    )
+    write_atomic(out, page.encode())
+    return [out, *write_tables(tables, out.parent / "tables")]
 
 
-def _named(b: float) -> str:
-    """A batch size, and the nearest power of two as the slides write it."""
-    return f"{b:.3g} (2^{power_of_two(b)})" if b >= 1 else f"{b:.2g}"
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Each table as CSV and as LaTeX."""
+    written = []
+    for table in tables:
+        for suffix, content in ((".csv", table.csv()), (".tex", table.latex())):
+            path = folder / f"{table.name}{suffix}"
+            write_atomic(path, content.encode())
+            written.append(path)
+    return written
 
 
-def _with_interval(value: float | None, interval: Interval) -> str:
-    if value is None:
-        return "–"
-    low, high = interval
-    if low is None:
-        return _short(value) if high is None else f"≤ {_short(high)}"
-    return f"≥ {_short(low)}" if high is None else f"{_short(value)} ({_short(low)}–{_short(high)})"
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("analysis", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["data_uri"] = _data_uri
+    return environment
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _data_uri(content: str | bytes, kind: str) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
+
+
+def _rest(one: Fit) -> str:
+    """The verdict's sentence after the curve's name."""
+    return summary.sentence(one).removeprefix(one.curve.name)
+
+
+def _figures(
+    fits: list[Fit], evaluations: pd.DataFrame | None, thresholds: dict[float, list[Fit]], reference: str | None
+) -> list[dict[str, Any]]:
+    with plt.rc_context(canvas.STYLE):
+        made = figures.everything(fits, evaluations, thresholds, reference)
+        drawn = {name: canvas.inline(figure, name) for name, figure in made.items()}
+    groups = []
+    for title, kinds in _GROUPS.items():
+        chosen = [(name, kind) for kind in kinds for name in drawn if name == kind or name.startswith(f"{kind}_")]
+        if chosen:
+            shown = [{"name": n, "svg": drawn[n], "caption": _CAPTIONS[kind]} for n, kind in chosen]
+            groups.append({"title": title, "figures": shown})
+    return groups
+
+
+def _grids(source: Source) -> list[dict[str, Any]]:
+    """For each curve, what its generator drew along the first seed's training at the measured b*."""
+    found = []
+    for one in source.fits:
+        here = [r for r in source.runs if r.group == one.curve.group and r.batch_size == one.measured_b_star]
+        if not here:
+            continue
+        run = min(here, key=lambda r: r.folder.seed)
+        kept = [(int(p.stem), p) for p in sorted((run.folder.path / "samples").glob("*.png"))]
+        last = run.folder.path / "samples.png"
+        if last.exists():
+            kept = [*(k for k in kept if k[0] < run.result.last_step), (run.result.last_step, last)]
+        images = [{"step": step, "png": path.read_bytes()} for step, path in kept]
+        if images:
+            found.append(
+                {"name": one.curve.name, "batch_size": run.batch_size, "seed": run.folder.seed, "images": images}
+            )
+    return found
+
+
+def _trials(source: Source, beside: Path) -> list[dict[str, Any]]:
+    names = {one.curve.group: one.curve.name for one in source.fits}
+    trials: dict[str, dict[str, Any]] = {}
+    for run in sorted(source.runs, key=lambda r: (names.get(r.group, ""), r.batch_size, r.folder.seed)):
+        trial = trials.setdefault(
+            run.folder.key,
+            {
+                "name": names.get(run.group, run.config["optimizer"]["name"]),
+                "batch_size": run.batch_size,
+                "key": run.folder.key,
+                "command": _command(run),
+                "config": yaml.safe_dump(run.config, sort_keys=False),
+                "runs": [],
+            },
+        )
+        link = Path(os.path.relpath(run.folder.path, beside)).as_posix()
+        trial["runs"].append({"seed": run.folder.seed, "told": told(run.result.outcomes), "link": link})
+    return list(trials.values())
+
+
+def _command(run: Run) -> str:
+    """The command that made a run, as it can be given again."""
+    path = run.folder.path / "environment.json"
+    if not path.exists():
+        return f"(no {path.name})"
+    return shlex.join(["python", "-m", "cbs.run", *read_json(path)["command"][1:]])
+
+
+def refuse_folder(out: Path) -> None:
+    """Raises InputError where the page would have to replace a folder."""
+    if out.is_dir():
+        raise InputError(f"out is {out}: name the page's file, as in {out / 'report.html'}.")

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from analysis.curves import read_study
+from analysis.studies import read_study
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
 from cbs.data.packed import prepare
@@ -192,11 +192,13 @@ def quickstart_share(data: Path) -> None:
                 [*command, f"paths.results={folder}"], env=environment, check=True, capture_output=True
             )
         )
-        runs = read_study(Path(folder) / "quickstart").drop_duplicates(["key", "seed"])
+        results = [run.result for run in read_study(Path(folder) / "quickstart")]
     cores = joblib.cpu_count()
     total = wall * cores
-    training, evaluating = runs["training_seconds"].sum(), runs["evaluating_seconds"].sum()
-    print(f"{wall:.0f} s on {cores} cores, {len(runs)} runs: {training / total:.0%} of core time in training steps, ")
+    training, evaluating = (sum(r.seconds[part] for r in results) for part in ("training", "evaluating"))
+    print(
+        f"{wall:.0f} s on {cores} cores, {len(results)} runs: {training / total:.0%} of core time in training steps, "
+    )
     print(f"{evaluating / total:.0%} in evaluations, {1 - (training + evaluating) / total:.0%} in the rest (imports, ")
     print("starting runs, records, idle cores at the end).")
     print(f"Outside training steps: {1 - training / total:.0%}.")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # Raised when the same config would train differently than it did before.
 RECIPE = 1
 
+# The fields of a target that say how far to go; none of them changes a trajectory before it stops.
+REQUEST = ("thresholds", "budget_steps")
+
 
 def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     """The fields of a typed config (as a dict) that determine its trajectory.
@@ -22,7 +25,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     Seeds, thresholds and the budget are left out, because none of them changes a trajectory before it
     stops; so are paths, the device and a label.
     """
-    target = {k: v for k, v in config["target"].items() if k not in ("thresholds", "budget_steps")}
+    target = {k: v for k, v in config["target"].items() if k not in REQUEST}
     # One cadence is in force; the other's settings don't matter.
     unused = ("first_steps", "precision") if target["every_steps"] is not None else ("every_steps",)
     return {

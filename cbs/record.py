@@ -4,7 +4,8 @@
 <results>/<study>/trials/<key>/seed-<k>/result.json     outcomes, written when a run settles
                                        /trajectory.jsonl every evaluation so far
                                        /environment.json versions, device, command
-                                       /samples.png      a grid of generated images
+                                       /samples.png      a grid of generated images, the last
+                                       /samples/         grids along training, at doubling steps
                                        /checkpoint.pt    where the run goes on
                                        /claims/          who works on it (cbs.claim)
                                        /failures/        tracebacks of attempts that crashed

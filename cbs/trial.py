@@ -177,6 +177,7 @@ class _Attempt:
     def _evaluated(self, progress: Progress) -> None:
         self.claim.check()
         self.folder.write_trajectory(progress.evaluations)
+        self._keep_samples(progress)
         self._tell(progress)
 
     def _looked_up(self, progress: Progress) -> None:
@@ -201,7 +202,7 @@ class _Attempt:
     def _finish(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:
         self._save(progress)
         self.folder.write_trajectory(progress.evaluations)
-        self._draw_samples()
+        self._draw_samples(self.folder.path / "samples.png")
         result = Result(
             key=self.folder.key,
             seed=self.seed,
@@ -215,11 +216,22 @@ class _Attempt:
         write_json(self.folder.result_path, result.to_dict())
         return result
 
-    def _draw_samples(self) -> None:
+    def _keep_samples(self, progress: Progress) -> None:
+        """A grid at the first evaluation, and at each whose step is at least twice the last grid's."""
+        last = 0
+        for evaluation in progress.evaluations:
+            if evaluation.step >= 2 * last:
+                last = evaluation.step
+        path = self.folder.path / "samples" / f"{last:09d}.png"
+        if last == progress.step and not path.exists():
+            self._draw_samples(path)
+
+    def _draw_samples(self, path: Path) -> None:
+        """64 images of the generator as it is now, from the same noise every time."""
         from torchvision.utils import save_image
 
-        path = self.folder.path / "samples.png"
-        drawing = path.with_name(f".samples-{os.getpid()}.png")
+        path.parent.mkdir(exist_ok=True)
+        drawing = path.with_name(f".{path.stem}-{os.getpid()}.png")
         images = next(iter(self.task.sample(64, stream(self.seed, "sample grid"))))
         save_image(images, drawing, nrow=8, normalize=True, value_range=(-1, 1))
         os.replace(drawing, path)

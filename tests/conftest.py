@@ -61,3 +61,18 @@ def command(*arguments: str, cwd: Path, module: str = "cbs.run", timeout: float 
         text=True,
         timeout=timeout,
     )
+
+
+SEVERAL = ("-m", *TINY, "batch_size=4,16,64", "optimizer=adam,rmsprop", "seeds=2", "target.thresholds=[175,165]")
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real study in results/sweep: two optimizers, three batch sizes, two seeds, two thresholds.
+
+    Shared by tests that read it or write beside it; none trains in it.
+    """
+    folder = tmp_path_factory.mktemp("swept")
+    done = command(*SEVERAL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder

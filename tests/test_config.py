@@ -36,7 +36,7 @@ def test_every_study_composes(study: str) -> None:
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    """Table 2 and the published scripts, as FACTS has them."""
+    """Table 2 and the published scripts, as the authors have them."""
     lsun = config("dataset=lsun_bedroom")
     assert (lsun.model.width, lsun.model.latent, lsun.dataset.image_size) == (64, 100, 64)
     assert (lsun.optimizer.lr_discriminator, lsun.optimizer.lr_generator) == (3e-4, 1e-4)

@@ -1,0 +1,184 @@
+"""The bootstrap over seeds: resampled runs, refitted all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import stdtrit
+
+from analysis.likelihood import Observations, Problem, maximise, terms
+from analysis.models import Array, b0_of, hyperbola
+from analysis.profile import LIMIT, Interval
+
+if TYPE_CHECKING:
+    from analysis.curves import Curve
+    from analysis.fit import Fit
+
+RESAMPLES = 2000
+# Runs per batch size from which drawing them again shows their spread.
+ENOUGH = 4
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Refits of a curve's resampled runs.
+
+    kind: "seeds" where runs were drawn again within each batch size, "parametric" where they were
+    simulated from the fit. b_star, n_inf, sfo: (R,), b_star 0 where a resample has no minimum. centre: the
+    estimates they scatter around. stretch: how much wider than its draws an interval must be, from Student's
+    t for the seeds that inform b0. sizes: the swept batch sizes (k,). fitted, measured: (k,), how often each
+    was the minimiser of N·b by the refitted form, and by the medians of its runs.
+    """
+
+    kind: str
+    stretch: float
+    centre: dict[str, float]
+    b_star: Array
+    n_inf: Array
+    sfo: Array
+    sizes: Array
+    fitted: Array
+    measured: Array
+
+    def interval(self, name: str) -> Interval:
+        """The 95 % interval of b_star, n_inf or sfo, by percentiles in the logarithm.
+
+        None at a lower end where more than a fortieth of the draws have no minimum.
+        """
+        low, high = np.quantile(getattr(self, name), [0.025, 0.975])
+        centre = self.centre[name]
+        lower = centre * (low / centre) ** self.stretch if low > 0 else None
+        return lower, float(centre * (high / centre) ** self.stretch)
+
+
+def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstrap | None:
+    """Resample a fitted curve; None where there is no estimate.
+
+    With four runs or more at every batch size that reached its target, runs are drawn within each batch
+    size, m − 1 of m with weight m/(m − 1), so that the variance is not too small by that factor (Rao & Wu,
+    1988). With fewer, every run is simulated from the fit, with a σ drawn from what the data leave open:
+    σ² = σ̂² n/χ²(n − 2).
+    """
+    if fit.problem is None or fit.theta is None or fit.n_inf is None or fit.b0 is None:
+        return None
+    rng = np.random.default_rng(random)
+    seen = fit.problem.seen
+    runs = np.unique(seen.b[seen.reached], return_counts=True)[1]
+    if runs.min() >= ENOUGH:
+        kind, problem, stretch = "seeds", _drawn(fit.problem, resamples, rng), _stretch(fit.problem, fit.theta)
+    else:
+        kind, problem, stretch = "parametric", _simulated(fit, resamples, rng), 1.0
+    theta, _ = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
+    b0 = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0)
+    n_inf = np.exp(theta[:, 0])
+    sizes = np.array(fit.curve.batch_sizes, float)
+    steps = _redrawn(fit.curve, resamples, rng)
+    if steps is None:  # some batch size has one run: nothing to draw from
+        simulated = problem if kind == "parametric" else _simulated(fit, resamples, rng)
+        steps = [np.exp(simulated.seen.high[:, seen.b == b]) for b in sizes]
+    medians = np.stack([_medians(values) for values in steps], 1)
+    assert fit.b_star is not None
+    assert fit.sfo is not None
+    return Bootstrap(
+        kind,
+        stretch,
+        {"b_star": fit.b_star, "n_inf": fit.n_inf, "sfo": fit.sfo},
+        2 * b0,
+        n_inf,
+        4 * n_inf * b0,
+        sizes,
+        _shares(hyperbola(sizes, 1.0, b0[:, None]) * sizes),
+        _shares(medians * sizes),
+    )
+
+
+def _stretch(problem: Problem, theta: Array) -> float:
+    """t/z for the seeds that inform b0: Satterthwaite's degrees of freedom over the batch sizes that do."""
+    seen = problem.seen
+    g, slope = problem.model.shape(seen.b, theta[:, 1:2], problem.pivot)
+    bend = -terms(seen, theta[:, :1] + g, np.exp(theta[:, 2:3])).eta_eta[0]
+    centred = slope[0, :, 0] - np.average(slope[0, :, 0], weights=bend)
+    sizes, which, runs = np.unique(seen.b, return_inverse=True, return_counts=True)
+    information = np.bincount(which, bend * centred**2, len(sizes)) / (bend * centred**2).sum()
+    spare = 1 / (information**2 / np.maximum(runs - 1, 1)).sum()
+    return float(stdtrit(spare, 0.975) / LIMIT)
+
+
+def _shares(cost: Array) -> Array:
+    """How often each column of (R, k) holds the least cost; rows without a finite one don't count."""
+    known = cost[np.isfinite(cost).any(1)]
+    return np.bincount(known.argmin(1), minlength=cost.shape[1]) / max(len(known), 1)
+
+
+def _medians(steps: Array) -> Array:
+    """The median of each row, a miss counting as infinite."""
+    ordered = np.sort(steps, 1)
+    m = steps.shape[1]
+    low, high = ordered[:, (m - 1) // 2], ordered[:, m // 2]
+    return np.where(np.isinf(high), np.inf, 0.5 * (low + np.where(np.isinf(high), 0, high)))
+
+
+def _drawn(problem: Problem, resamples: int, rng: np.random.Generator) -> Problem:
+    """Weights of runs drawn within each batch size."""
+    seen = problem.seen
+    weights = np.ones((resamples, len(seen.b)))
+    for b in np.unique(seen.b):
+        (here,) = np.nonzero(seen.b == b)
+        m = len(here)
+        if m > 1:
+            weights[:, here] = rng.multinomial(m - 1, np.full(m, 1 / m), size=resamples) * (m / (m - 1))
+    arrived = np.where((weights > 0) & seen.reached, seen.b, np.inf)
+    return replace(problem, weights=weights, pivot=arrived.min(1))
+
+
+def _redrawn(curve: Curve, resamples: int, rng: np.random.Generator) -> list[Array] | None:
+    """Steps-to-target per batch size of as many runs drawn again, a miss infinite; None where one has one run."""
+    steps = curve.frame["steps"].where(curve.frame["outcome"] == "reached", np.inf)
+    found = []
+    for _, values in steps.groupby(curve.frame["batch_size"]):
+        known = values.to_numpy(float)
+        if len(known) < 2:
+            return None
+        found.append(known[rng.integers(len(known), size=(resamples, len(known)))])
+    return found
+
+
+def _simulated(fit: Fit, resamples: int, rng: np.random.Generator) -> Problem:
+    """Runs drawn from the fit and seen as the real ones were: the same brackets, the same budget."""
+    assert fit.problem is not None
+    assert fit.n_inf is not None
+    assert fit.sigma is not None
+    seen = fit.problem.seen
+    count = float(seen.reached.sum())
+    sigma = fit.sigma * np.sqrt(count / rng.chisquare(max(count - 2, 1), size=(resamples, 1)))
+    with np.errstate(divide="ignore"):
+        centre = np.log(hyperbola(seen.b, fit.n_inf, fit.b0 or 0.0))
+    y = centre + sigma * rng.normal(size=(resamples, len(seen.b)))
+    low, high = _seen_as(seen, y)
+    arrived = np.where(np.isfinite(high), seen.b, np.inf)
+    pivot = arrived.min(1)
+    kept = np.isfinite(high).sum(1) >= 3  # a sweep in which less arrived would not have been fitted
+    taken = np.flatnonzero(kept)[rng.integers(max(kept.sum(), 1), size=resamples)] if not kept.all() else slice(None)
+    return replace(
+        fit.problem, seen=Observations(seen.b, low[taken], high[taken]), weights=np.ones((1, 1)), pivot=pivot[taken]
+    )
+
+
+def _seen_as(seen: Observations, y: Array) -> tuple[Array, Array]:
+    """The bracket in which each simulated ln N falls, on the grid that its run's own bracket belongs to."""
+    width = seen.high - seen.low
+    usual = np.isfinite(width)
+    typical = float(np.median(width[usual])) if usual.any() else 0.0
+    width = np.where(usual, width, typical)
+    phase = np.where(seen.reached, seen.high, seen.low)
+    safe = np.where(width > 0, width, 1.0)
+    high = np.where(width > 0, phase + safe * np.ceil((y - phase) / safe), y)
+    low = high - width
+    first = seen.reached & np.isinf(seen.low)  # the first evaluation was below already
+    before = first & (y <= seen.high)
+    high, low = np.where(before, seen.high, high), np.where(before, -np.inf, low)
+    budget = float(seen.low[~seen.reached].max()) if (~seen.reached).any() else np.inf
+    late = y > budget
+    return np.where(late, budget, low), np.where(late, np.inf, high)

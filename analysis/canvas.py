@@ -1,0 +1,120 @@
+"""How figures look: colours, type, ticks, files."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from analysis.fit import Fit
+
+# Okabe & Ito: told apart by the colour-blind, and in grey with the markers and dashes beside them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+INK, FAINT, GRID = "#16181D", "#6B7280", "#E4E6EA"
+
+STYLE: Any = {
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "cbs",
+}
+
+# What a page's style sheet decides: matplotlib's colours, replaced by the page's variables.
+_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", "#ffffff": "var(--paper)"}
+_VARIABLES |= {colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)}
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG and close it."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    for path in paths:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
+    return paths
+
+
+def inline(figure: Figure, name: str) -> str:
+    """A figure as SVG to stand in a page: the page's colours and type, ids that no other figure has."""
+    out = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    svg = out.getvalue()[out.getvalue().index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    for colour, variable in _VARIABLES.items():
+        svg = re.sub(re.escape(colour), variable, svg, flags=re.IGNORECASE)
+    for found in set(re.findall(r'\bid="([^"]+)"', svg)):
+        svg = re.sub(rf'(id="|#){re.escape(found)}(["\)])', rf"\1{name}-{found}\2", svg)
+    return svg
+
+
+def stem(one: Fit) -> str:
+    """A curve's label as a part of a file's name."""
+    return "".join(c if c.isalnum() else "_" for c in one.curve.label)
+
+
+def target(fits: list[Fit]) -> str:
+    thresholds = sorted({one.curve.threshold for one in fits if one.curve.threshold is not None})
+    return f"target: FID ≤ {', '.join(f'{t:g}' for t in thresholds)}" if thresholds else ""
+
+
+def size_ticks(axes: Axes, fits: list[Fit]) -> None:
+    """Ticks at the batch sizes that were swept, thinned to ten, and plain numbers on both axes."""
+    sizes = sorted({b for one in fits for b in one.curve.batch_sizes})
+    axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    plain_ticks(axes)
+    if not np.isfinite(axes.dataLim.intervaly).all() or axes.dataLim.intervaly[1] <= 0:
+        axes.set(ylim=(1, 10), xlim=(sizes[0] / 1.6, sizes[-1] * 1.6))
+        axes.text(0.5, 0.5, "no run reached its target", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def power_ticks(axes: Axes, low: float, high: float) -> None:
+    """Powers of two on x, between two batch sizes."""
+    first, last = int(np.floor(np.log2(low))), int(np.ceil(np.log2(high)))
+    step = -(-(last - first + 1) // 8)
+    axes.set(xscale="log", xlim=(low, high))
+    axes.set_xticks([2.0**k for k in range(first, last + 1, step) if low <= 2.0**k <= high])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+
+
+def plain_ticks(axes: Axes) -> None:
+    """Numbers as people write them: whole decades on x, also twos and fives on y."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _plain(v, _) if f"{v:e}"[0] in "25" else ""))
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"

@@ -1,0 +1,137 @@
+"""Curves and trajectories from a study's records."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from analysis.curves import COLUMNS, FACTS, Curve
+from cbs.errors import InputError
+from cbs.key import REQUEST
+from cbs.labels import labels
+from cbs.outcome import Evaluation, Outcome, Reached
+from cbs.record import SCHEMA, RecordError, Result, RunFolder, run_folders
+
+
+@dataclass(frozen=True)
+class Run:
+    """One settled run of a study: its folder, its trial's config (a dict) and its result."""
+
+    folder: RunFolder
+    config: dict[str, Any]
+    result: Result
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.config["batch_size"]["initial"])
+
+    @property
+    def group(self) -> str:
+        """What two trials of one curve have in common: all but the batch size, the thresholds and the budget."""
+        target = {k: v for k, v in self.config["target"].items() if k not in REQUEST}
+        parts = {k: self.config[k] for k in ("task", "model", "dataset", "optimizer")}
+        return json.dumps({**parts, "target": target}, sort_keys=True)
+
+    def trajectory(self) -> list[Evaluation]:
+        return self.folder.trajectory()
+
+
+def read_study(study: Path) -> list[Run]:
+    """Every settled run of a study. Raises InputError where there is none."""
+    configs: dict[str, dict[str, Any]] = {}
+    runs = []
+    for folder in run_folders(study):
+        result = folder.result()
+        if result is None:
+            continue
+        if folder.key not in configs:
+            configs[folder.key] = trial_config(folder.trial / "trial.yaml")
+        runs.append(Run(folder, configs[folder.key], result))
+    if not runs:
+        raise InputError(f"{study} holds no finished run: give the folder of a study, as in results/quickstart.")
+    return runs
+
+
+def trial_config(path: Path) -> dict[str, Any]:
+    """A trial's composed config. Raises RecordError at another schema."""
+    raw = yaml.safe_load(path.read_text())
+    if raw.get("schema") != SCHEMA:
+        raise RecordError(f"{path} has schema {raw.get('schema')!r}: this version of cbs reads schema {SCHEMA} only.")
+    config: dict[str, Any] = raw["config"]
+    return config
+
+
+def from_study(study: Path, threshold: float | None = None) -> list[Curve]:
+    """One curve per task and optimizer of a study, at one threshold (the lowest that all its runs share)."""
+    return from_runs(read_study(study), study, threshold)
+
+
+def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> list[Curve]:
+    """The curves of runs that were read already."""
+    curves = []
+    groups = grouped(runs)
+    known = sorted({t for run in runs for t in run.result.outcomes})
+    if threshold is not None and threshold not in known:
+        raise InputError(f"threshold is {threshold:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
+    for members in groups.values():
+        shared = set.intersection(*(set(run.result.outcomes) for run in members))
+        chosen = threshold if threshold is not None else min(shared or {t for r in members for t in r.result.outcomes})
+        asked = [run for run in members if chosen in run.result.outcomes]
+        if asked:
+            rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
+            curves.append(curve_of(asked, rows, chosen, len(members) - len(asked)))
+    return named(curves, runs)
+
+
+def grouped(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs by the curve they belong to."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    return groups
+
+
+def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, left_out: int = 0) -> Curve:
+    """A curve without its label, from runs of one group and one row of COLUMNS per run."""
+    first = runs[0]
+    optimizer = first.config["optimizer"]
+    known = {
+        **optimizer,
+        "parameters": int(first.result.parameters["generator"]),
+        "dataset_size": int(first.result.dataset["count"]),
+    }
+    facts = {k: known[k] for k in FACTS if k in known}
+    order = ["batch_size", "seed", "outcome", "lower", "steps"]
+    frame = pd.DataFrame(rows, columns=order).sort_values(["batch_size", "seed"])[list(COLUMNS)]
+    return Curve(optimizer["name"], "", frame.reset_index(drop=True), facts, threshold, first.group, left_out)
+
+
+def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:
+    """The same curves, labelled by what tells them apart, in the labels' order."""
+    configs = {run.group: run.config for run in runs}
+    for curve, label in zip(curves, labels([configs[curve.group] for curve in curves]), strict=True):
+        curve.label = label
+    return sorted(curves, key=lambda curve: curve.label)
+
+
+def row_of(outcome: Outcome) -> tuple[str, float, float]:
+    """outcome, lower and steps of a curve's frame."""
+    kind = type(outcome).__name__.lower()
+    if isinstance(outcome, Reached):
+        return kind, float(outcome.last_above), float(outcome.first_below)
+    return kind, float(outcome.step), float(outcome.step)
+
+
+def trajectories(runs: list[Run]) -> pd.DataFrame:
+    """Every evaluation of these runs: group, batch_size, seed, step, samples, seconds, value."""
+    rows = [
+        (run.group, run.batch_size, run.folder.seed, e.step, e.samples, e.seconds, e.value)
+        for run in runs
+        for e in run.trajectory()
+    ]
+    return pd.DataFrame(rows, columns=["group", "batch_size", "seed", "step", "samples", "seconds", "value"])

@@ -1,0 +1,300 @@
+"""What fits say, as tables and sentences: curves, theory, forms, differences, outcomes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from analysis.advice import verdict
+from analysis.compare import Form
+from analysis.difference import Difference, difference
+from analysis.fit import Fit
+from analysis.tables import Cell, Table, number, share, short, with_interval, words
+from analysis.theory import Theory, theory
+
+MOST_IN_PAIRS = 12
+
+
+def _named(one: Fit) -> Cell:
+    return Cell(one.curve.name, one.curve.label)
+
+
+def curves(fits: list[Fit]) -> Table:
+    """One row per curve: what was run and what the fit says."""
+    table = Table(
+        "curves",
+        "b* measured (least median N·b) and fitted (N∞ b/(b − b0)), with 95 % profile-likelihood intervals.",
+        [
+            "curve",
+            "FID",
+            "runs",
+            "censored",
+            "diverged",
+            "measured b*",
+            "fitted b* (95 %)",
+            "N∞ (95 %)",
+            "SFO at b* (95 %)",
+            "σ",
+        ],
+    )
+    for one in fits:
+        threshold = one.curve.threshold
+        table.add(
+            _named(one),
+            Cell("–" if threshold is None else f"≤ {threshold:g}", threshold),
+            number(len(one.curve.frame)),
+            number(one.censored),
+            number(one.diverged),
+            number(one.measured_b_star, power=True),
+            number(one.b_star, one.b_star_ci, power=True),
+            number(one.n_inf, one.n_inf_ci),
+            number(one.sfo, one.sfo_ci),
+            number(one.sigma),
+        )
+    return table
+
+
+def theories(fits: list[Fit], found: Theory | None) -> Table:
+    """Measured, fitted and estimated b*, and A, B, C under ε² − C = 1."""
+    table = Table(
+        "theory",
+        "Measured, fitted and estimated b*, and A, B of N = A b/((ε² − C) b − B) normalised to ε² − C = 1.",
+        ["curve", "measured b*", "fitted b* (95 %)", "estimated b*", "estimated from fitted (95 %)", "A", "B"],
+    )
+    for one in fits:
+        label = one.curve.label
+        estimated = found.estimate(label) if found else None
+        fitted, interval = found.fitted_estimate(label) if found else (None, (None, None))
+        table.add(
+            _named(one),
+            number(one.measured_b_star, power=True),
+            number(one.b_star, one.b_star_ci, power=True),
+            number(estimated, power=True),
+            number(fitted, interval, power=True),
+            number(one.n_inf),
+            number(one.b0),
+        )
+    return table
+
+
+def forms(fits: list[Fit]) -> Table:
+    """Every form of N(b) for every curve, the preferred first."""
+    table = Table(
+        "forms",
+        "Forms of N(b): AICc above the preferred one's, rms error of ln N at batch sizes left out, and the b* implied.",
+        ["curve", "form", "AICc above best", "left-out error", "b*", "parameters"],
+    )
+    for one in fits:
+        for form in one.comparison.forms:
+            behind = one.comparison.behind(form.name)
+            error = "–" if form.left_out is None else f"{form.left_out:.2f}"
+            table.add(
+                _named(one),
+                words(form.title),
+                Cell(
+                    f"{behind:.1f}" if math.isfinite(behind) else "too few runs",
+                    behind if math.isfinite(behind) else None,
+                ),
+                Cell(error, form.left_out),
+                Cell("none inside", None) if form.b_star is None else number(form.b_star),
+                words(_parameters(form)),
+            )
+    return table
+
+
+def _parameters(form: Form) -> str:
+    names = {"n_inf": "S_min" if form.name == "two_term" else "N∞", "sigma": "σ"}
+    return ", ".join(
+        f"{names.get(name, name)} = {with_interval(value, form.intervals.get(name, (None, None)))}"
+        for name, value in form.values.items()
+    )
+
+
+def probabilities(fits: list[Fit]) -> Table:
+    """How often each swept batch size has the least N·b when the runs are drawn again."""
+    table = Table(
+        "probabilities",
+        "Probability that each swept b is the minimiser of N·b: by the medians of runs drawn again 2,000 times "
+        "(simulated where a batch size has one run), and by the refitted form.",
+        ["curve", "b", "by medians", "by the fit", "refits"],
+    )
+    for one in fits:
+        again = one.bootstrap
+        if again is None:
+            continue
+        for b, measured, fitted in zip(again.sizes, again.measured, again.fitted, strict=True):
+            table.add(_named(one), number(b), share(measured), share(fitted), words(again.kind))
+    return table
+
+
+def bootstraps(fits: list[Fit]) -> Table:
+    """The bootstrap's intervals beside the profile's."""
+    table = Table(
+        "bootstrap",
+        "95 % intervals by profile likelihood and by the bootstrap (over seeds; parametric below four).",
+        [
+            "curve",
+            "b*, profile",
+            "b*, bootstrap",
+            "N∞, profile",
+            "N∞, bootstrap",
+            "SFO, profile",
+            "SFO, bootstrap",
+            "bootstrap",
+        ],
+    )
+    for one in fits:
+        again = one.bootstrap
+        if again is None:
+            continue
+        cells = []
+        for name in ("b_star", "n_inf", "sfo"):
+            cells += [number(None, getattr(one, name + "_ci")), number(None, again.interval(name))]
+        table.add(_named(one), *cells, words(again.kind))
+    return table
+
+
+def differences(fits: list[Fit]) -> list[Difference]:
+    """Every pair of curves whose b* can be compared; none where there are too many curves to read about pairs."""
+    if len(fits) > MOST_IN_PAIRS:
+        return []
+    pairs = (difference(one, other) for one, other in itertools.combinations(fits, 2))
+    return [found for found in pairs if found is not None]
+
+
+def differences_table(fits: list[Fit]) -> Table:
+    table = Table(
+        "differences",
+        "Ratios of b*, with the 95 % interval of the joint profile likelihood; 1 octave is a factor of 2.",
+        ["pair", "ratio of b* (95 %)", "octaves (95 %)", "verdict"],
+    )
+    for found in differences(fits):
+        low, high = found.interval
+        ratio: tuple[float | None, float | None] = (None if low is None else 2**low, None if high is None else 2**high)
+        table.add(
+            words(f"{found.one} / {found.other}"),
+            number(2**found.octaves, ratio),
+            Cell(_signed(found), found.octaves, found.interval),
+            words("they differ" if found.decided else "undecided"),
+        )
+    return table
+
+
+def _signed(found: Difference) -> str:
+    low, high = ("open" if end is None else f"{end:+.2f}" for end in found.interval)
+    return f"{found.octaves:+.2f} ({low} to {high})"
+
+
+def outcomes(fits: list[Fit]) -> Table:
+    """What became of every batch size's runs."""
+    table = Table(
+        "outcomes",
+        "Runs that reached the target, were censored (budget spent) or diverged; median steps-to-target.",
+        ["curve", "b", "runs", "reached", "censored", "diverged", "median N", "N·b"],
+    )
+    for one in fits:
+        medians = one.curve.medians()
+        for b, row in one.curve.shares().iterrows():
+            counts = [number(int(row[k])) for k in ("runs", "reached", "censored", "diverged")]
+            table.add(_named(one), number(float(b)), *counts, number(float(medians[b])), number(float(medians[b] * b)))
+    return table
+
+
+def sentence(one: Fit) -> str:
+    """The verdict on one curve: b*, its interval, the measured one, and how many trials never arrived."""
+    b_star = with_interval(one.b_star, one.b_star_ci)
+    if one.b_star is not None and None not in one.b_star_ci:
+        low, high = one.b_star_ci
+        assert low is not None
+        assert high is not None
+        fitted = f"b* = {short(one.b_star)} (95 % {short(low)}–{short(high)})"
+    else:
+        fitted = "no fitted b*" if b_star == "–" else f"b* {b_star} (95 %)"
+    measured = "nothing measured" if one.measured_b_star is None else f"measured {one.measured_b_star:g}"
+    missed = f"{one.censored} of {len(one.curve.frame)} runs censored"
+    diverged = f", {one.diverged} diverged" if one.diverged else ""
+    best = one.comparison.preferred
+    doubt = ""
+    if best is not None and one.comparison.behind("hyperbola") >= 10 and one.b_star is not None:
+        doubt = f"; but {verdict(one.comparison)[0].lower()}{verdict(one.comparison)[1:].rstrip('.')}"
+    return f"{one.curve.name}: {fitted}, {measured}; {missed}{diverged}{doubt}."
+
+
+def tables(fits: list[Fit], reference: str | None = None) -> list[Table]:
+    """Every table that has rows."""
+    found = theory(fits, reference)
+    made = [curves(fits), theories(fits, found), forms(fits), differences_table(fits), bootstraps(fits)]
+    made += [probabilities(fits), outcomes(fits)]
+    return [table for table in made if table.rows]
+
+
+def text(fits: list[Fit], reference: str | None = None) -> str:
+    """The short answer: the curves, the theory, and what must be said beside them."""
+    found = theory(fits, reference)
+    lines = [curves(fits).text(), ""]
+    if found:
+        lines += [theories(fits, found).text(), "", explained(found), ""]
+    lines += [str(one) for one in differences(fits)]
+    lines += [f"{one.curve.name}: {note}" for one in fits for note in one.notes]
+    return "\n".join(lines)
+
+
+def explained(found: Theory) -> str:
+    """Where the estimates come from."""
+    fitted = (
+        f", {with_interval(found.fitted_ratio, found.fitted_ratio_ci)} from its fitted one"
+        if found.fitted_ratio
+        else ""
+    )
+    return (
+        f"Estimated: closed forms of Sato & Iiduka (2023) with r = σ²/ε³ = {short(found.ratio)} "
+        f"from {found.source}'s measured b*{fitted}. A carried value is an estimate, not a bound."
+    )
+
+
+def describe(one: Fit) -> str:
+    """A fit as a report of its own: print(fit)."""
+    parts = [sentence(one), "", curves([one]).text(), "", forms([one]).text()]
+    parts += ["", *(f"- {note}" for note in one.notes)]
+    return "\n".join(parts)
+
+
+def to_dict(fits: list[Fit], reference: str | None = None) -> dict[str, Any]:
+    """What `--json` prints: every number finite or null."""
+    found = theory(fits, reference)
+    rows = []
+    for one in fits:
+        label = one.curve.label
+        fitted, interval = found.fitted_estimate(label) if found else (None, (None, None))
+        again = one.bootstrap
+        rows.append(
+            {
+                **one.to_dict(),
+                "estimated_b_star": found.estimate(label) if found else None,
+                "estimated_from_fitted": fitted,
+                "estimated_from_fitted_ci": list(interval),
+                "ratio": found.ratio if found else None,
+                "verdict": sentence(one),
+                "forms": one.comparison.to_dict(),
+                "bootstrap": None
+                if again is None
+                else {
+                    "kind": again.kind,
+                    **{f"{name}_ci": list(again.interval(name)) for name in ("b_star", "n_inf", "sfo")},
+                    "probability": {f"{b:g}": p for b, p in zip(again.sizes, again.measured.tolist(), strict=True)},
+                },
+            }
+        )
+    pairs = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in differences(fits)]
+    cleaned = _finite({"curves": rows, "differences": pairs})
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

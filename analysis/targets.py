@@ -1,0 +1,130 @@
+"""b* as a function of the threshold: crossings read off the recorded trajectories afterwards."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from analysis.curves import Curve
+from analysis.fit import Fit
+from analysis.studies import Run, curve_of, grouped, named, row_of
+from analysis.tables import Cell, Table, number
+from cbs.errors import InputError
+from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
+from cbs.record import read_json
+from cbs.target import crossing
+
+
+def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = False) -> list[Curve]:
+    """The study's curves at a threshold at or above the lowest that each was trained for.
+
+    A run that was asked for this threshold keeps its confirmed outcome; the others' crossings are the first
+    evaluation at or below it, smoothed by a running median of three where asked. Curve.unconfirmed counts
+    crossings without the fresh-noise repeats that the target asks for. Raises InputError below the lowest
+    threshold, where the stop depended on the metric itself and the censoring would be informative.
+    """
+    found = []
+    for members in grouped(runs).values():
+        lowest = max(min(run.result.outcomes) for run in members)
+        if threshold < lowest:
+            raise InputError(
+                f"threshold is {threshold:g}: runs of {study} stopped at {lowest:g}, so what they would have "
+                f"done below is unknown. To continue them: {continuing(members[0], threshold)}"
+            )
+        rows, unconfirmed, missing = [], 0, 0
+        for run in members:
+            evaluations = run.trajectory()
+            if _incomplete(run, evaluations):
+                missing += 1
+                continue
+            outcome, confirmed = _outcome(run, evaluations, threshold, smoothed)
+            unconfirmed += isinstance(outcome, Reached) and not confirmed
+            rows.append((run.batch_size, run.folder.seed, *row_of(outcome)))
+        if rows:
+            curve = curve_of(members, rows, threshold, missing)
+            curve.unconfirmed = unconfirmed
+            found.append(curve)
+    return named(found, runs)
+
+
+def _incomplete(run: Run, evaluations: Sequence[Evaluation]) -> bool:
+    """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
+    diverged = any(isinstance(o, Diverged) for o in run.result.outcomes.values())
+    return not diverged and (not evaluations or evaluations[-1].step < run.result.last_step)
+
+
+def _outcome(run: Run, evaluations: list[Evaluation], threshold: float, smoothed: bool) -> tuple[Outcome, bool]:
+    """The outcome at a threshold, and whether a crossing was confirmed."""
+    if threshold in run.result.outcomes and not smoothed:
+        return run.result.outcomes[threshold], True
+    seen = running_median(evaluations) if smoothed else evaluations
+    found = crossing(seen, threshold, confirmations=0)
+    if isinstance(found, Reached):
+        here = next(e for e in evaluations if e.step == found.first_below)
+        needed = int(run.config["target"]["confirmations"])
+        confirmed = len(here.repeats) >= needed and all(v <= threshold for v in here.repeats[:needed])
+        return found, confirmed and not smoothed
+    last = run.result.outcomes[min(run.result.outcomes)]
+    if isinstance(last, Diverged):
+        return last, False
+    return Censored(evaluations[-1].step), False
+
+
+def running_median(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Each value replaced by the median of itself and its neighbours.
+
+    After the last evaluation the neighbour is its own fresh-noise repeat where it has one, else the worse of
+    the two that are known; before the first, likewise.
+    """
+    smooth = []
+    for i, e in enumerate(evaluations):
+        near = [x.value for x in evaluations[max(i - 1, 0) : i + 2]]
+        if i == len(evaluations) - 1:
+            near += e.repeats[:1]
+        smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else max(near)))
+    return smooth
+
+
+def continuing(run: Run, threshold: float) -> str:
+    """The command that made a run, asked for a lower threshold too."""
+    command = read_json(run.folder.path / "environment.json")["command"]
+    arguments = [a for a in command[1:] if not a.startswith("target.thresholds=")]
+    thresholds = sorted({*run.result.outcomes, threshold}, reverse=True)
+    arguments.append(f"target.thresholds=[{','.join(f'{t:g}' for t in thresholds)}]")
+    return shlex.join(["python", "-m", "cbs.run", *arguments])
+
+
+def table(at: dict[float, list[Fit]], smooth: dict[float, list[Fit]]) -> Table:
+    """b* at each threshold, as crossed and as crossed by the running median."""
+    made = Table(
+        "targets",
+        "b* as a function of the threshold; crossings read afterwards have no confirmation with fresh noise.",
+        [
+            "curve",
+            "FID ≤",
+            "runs",
+            "censored",
+            "unconfirmed",
+            "measured b*",
+            "fitted b* (95 %)",
+            "measured, smoothed",
+            "fitted, smoothed (95 %)",
+        ],
+    )
+    for threshold in sorted(at, reverse=True):
+        for one, other in zip(at[threshold], smooth[threshold], strict=True):
+            made.add(
+                Cell(one.curve.name, one.curve.label),
+                number(threshold),
+                number(len(one.curve.frame)),
+                number(one.censored),
+                number(one.curve.unconfirmed),
+                number(one.measured_b_star),
+                number(one.b_star, one.b_star_ci),
+                number(other.measured_b_star),
+                number(other.b_star, other.b_star_ci),
+            )
+    made.rows.sort(key=lambda row: row[0].text)
+    return made

@@ -1,0 +1,31 @@
+"""Curves for the tests of analysis, made up or simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.curves import Curve, from_frame
+
+DATA = Path(__file__).parent / "data"
+Rows = list[tuple]
+
+
+def curve(rows: Rows, optimizer: str = "adam") -> Curve:
+    """A curve from rows of (batch_size, seed, outcome, lower, steps)."""
+    return Curve(optimizer, optimizer, pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"]))
+
+
+def public() -> list[Curve]:
+    """Steps-to-target of five language models at nine batch sizes (github.com/hlzhang109/critical-batch-size, MIT)."""
+    raw = pd.read_csv(DATA / "hlzhang109_cbs_chinchilla_steps_to_target.csv")
+    frame = pd.DataFrame(
+        {
+            "curve": raw["model_size"],
+            "batch_size": raw["batch_size_sequences_of_512_tokens"],
+            "steps": raw["min_steps_used_in_fit(cell5)"],
+            "outcome": "reached",
+        }
+    )
+    return from_frame(frame)

@@ -1,0 +1,210 @@
+"""Fits: intervals, censoring, what can't be told, the bootstrap, differences."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import difference, fit_all, summary
+from analysis.curves import Curve
+from analysis.fit import fit
+from benchmarks.coverage import Scenario, measure, simulate
+from tests.simulation import Rows, curve
+
+
+def simulated(b0: float, noise: float, seeds: int, budget: float = 8.0, random: int = 1) -> Curve:
+    return simulate(Scenario(b0, noise, seeds, budget=budget), np.random.default_rng(random))
+
+
+@pytest.mark.parametrize(
+    "scenario", [Scenario(1.5, 0.4, 1), Scenario(3.2, 0.15, 3), Scenario(12.0, 0.15, 2, budget=4.0)], ids=str
+)
+def test_intervals_cover_the_truth(scenario: Scenario) -> None:
+    """Of 60 intervals of 95 %, fewer than 51 hold the truth with probability 0.0009; `make coverage` does 1,000."""
+    found = measure(scenario, sweeps=60, resamples=0, workers=1)
+    for name in ("b_star_held", "n_inf_held", "sfo_held"):
+        assert found[name] >= 51 / 60, (name, found)
+    assert abs(found["median_bias"]) < 4 * 0.6 * scenario.noise / math.sqrt(60 * scenario.seeds) + 0.05
+
+
+@pytest.mark.parametrize("scenario", [Scenario(0.3, 0.15, 3), Scenario(700.0, 0.15, 3)], ids=["below", "above"])
+def test_a_b_star_outside_the_sweep_is_flagged_and_bounded(scenario: Scenario) -> None:
+    found = measure(scenario, sweeps=30, resamples=0, workers=1)
+    assert found["flagged"] == 1.0
+    assert found["bound_held"] >= 25 / 30
+    assert found["informative"] > 0.5
+
+
+def test_censored_runs_are_evidence() -> None:
+    """Dropping them, or counting them as arrived, would move b0 down."""
+    with_them = simulated(5.0, 0.2, 4, budget=4.0, random=5)
+    frame = with_them.frame
+    without = Curve("adam", "adam", frame[frame["outcome"] == "reached"].reset_index(drop=True))
+    assert (frame["outcome"] == "censored").sum() >= 8
+    assert fit(with_them).b_star_ci[0] is not None
+    assert fit(with_them).b0 >= fit(without).b0 - 1e-6  # type: ignore[operator]
+
+
+def test_diverged_runs_are_an_outcome_of_their_own() -> None:
+    with_them = simulated(3.2, 0.2, 3)
+    frame = with_them.frame
+    more = pd.DataFrame([(4, 7, "diverged", 60.0, 60.0)], columns=frame.columns)
+    found = fit(Curve("adam", "adam", pd.concat([frame, more], ignore_index=True)))
+    alone = fit(with_them)
+    assert found.b_star == alone.b_star
+    assert found.diverged == 1
+    assert found.censored == alone.censored
+    assert any("Diverged and left out of the fit: 1 of 4 at b = 4" in note for note in found.notes)
+
+
+def test_the_band_holds_the_fit_and_widens_where_there_is_no_data() -> None:
+    found = fit(simulated(3.0, 0.25, 3, random=3))
+    b = np.array([4.0, 64.0])
+    low, high = found.band(b)
+    assert (low < found.predict(b)).all()
+    assert (found.predict(b) < high).all()
+    assert high[0] / low[0] > high[1] / low[1]
+
+
+def test_a_spread_that_grows_towards_b0_is_found() -> None:
+    """Runs whose b0 differs by a tenth: wild at small b, calm at large b; the constant spread denies it."""
+    rng = np.random.default_rng(4)
+    rows = [
+        (b, s, "reached", math.nan, 1000 * b / (b - 3.0 * math.exp(0.1 * rng.normal())) * math.exp(0.02 * rng.normal()))
+        for b in (4, 8, 16, 32, 64, 128)
+        for s in range(6)
+    ]
+    one, other = fit(curve(rows)), fit(curve(rows), growing_spread=True)
+    assert one.log_likelihood is not None
+    assert other.log_likelihood is not None
+    assert other.log_likelihood > one.log_likelihood + 5
+    assert other.kappa is not None
+    assert other.kappa > 0.5
+    assert other.b0 == pytest.approx(3.0, rel=0.05)
+    assert any("--growing-spread" in note for note in one.notes)
+
+
+def runs(*curve_points: tuple[int, float], seeds: int = 1, spread: float = 0.0) -> Rows:
+    """Exact runs at (b, N), each seed later by a share `spread`."""
+    return [(b, s, "reached", math.nan, n * (1 + spread * s)) for b, n in curve_points for s in range(seeds)]
+
+
+FOUR = (4, 8, 16, 32)
+TELLING = [
+    ([(b, s, "censored", 100, 100) for b in (2, 4, 8) for s in range(2)], "No run reached its target within 100"),
+    ([(2, 0, "censored", 100, 100), (4, 0, "reached", 50, 60), (8, 0, "reached", 40, 50)], "at 2 batch sizes only"),
+    ([(4, 0, "reached", 50, 60)], "at 1 batch size only: a fit needs three; b0 is below the smallest"),
+    ([*runs((8, 50), seeds=3, spread=0.02), *[(4, s, "censored", 500, 500) for s in range(3)]], "and b* ≥"),
+    (runs(*((b, 1000 + 2000 / b) for b in FOUR)), "Every run reached its target"),
+    (runs(*((b, 1000) for b in FOUR)), "The least N·b is at the smallest"),
+    (runs(*((b, 1000 * 1.01 ** (b % 5)) for b in FOUR)), "b0 can't be told from 0: only b* ≤"),
+    (runs(*((b, 40000 / b**1.5) for b in FOUR)), "at the largest batch size swept, 32"),
+    (runs(*((b, 100 * b**0.5) for b in FOUR), seeds=2, spread=0.02), "N(b) rises"),
+    ([(b, 0, "diverged", 9, 9) for b in (4, 8)], "left out of the fit: 1 of 1 at b = 4, 1 of 1 at b = 8"),
+    ([(b, s, "reached", 0, 100) for b in FOUR for s in (0, 1)], "below the target at their first evaluation"),
+    (runs((4, 50), (8, 40), (16, 30)), "One seed"),
+    ([*runs((2, 90)), *runs((4, 60), (8, 50), (16, 50), seeds=2, spread=0.1)], "Fewer runs than the 2"),
+]
+
+
+@pytest.mark.parametrize(("rows", "words"), TELLING, ids=[words for _, words in TELLING])
+def test_what_can_not_be_told_is_said(rows: Rows, words: str) -> None:
+    found = fit(curve(rows))
+    assert any(words in note for note in found.notes), found.notes
+    assert all(note.endswith(".") for note in found.notes)
+    json.dumps(summary.to_dict([found]), allow_nan=False)
+    assert words.split()[0] in summary.text([found])
+    assert found.curve.name in str(found)
+
+
+def test_what_to_sweep_next_is_said() -> None:
+    sizes = (16, 32, 64, 128)
+    pinned = runs(*((b, 1000 + 2000 / b) for b in sizes))
+    assert "Sweep next: batch_size=8,4,2, until a trial is censored." in fit(curve(pinned)).notes
+    steep = runs(*((b, 1e6 / b**2) for b in sizes))
+    assert any("batch_size=256,512" in note for note in fit(curve(steep)).notes)
+    assert not any("Sweep next" in note for note in fit(simulated(3.2, 0.1, 5)).notes)
+
+
+def test_seeds_that_disagree_wildly_at_small_b_still_give_an_answer() -> None:
+    """One seed of five arrives at b = 4, ten times later than the theory's curve; nothing fails, nothing is dropped."""
+    rows = [(4, 0, "reached", 9000, 9500)] + [(4, s, "censored", 10_000, 10_000) for s in range(1, 5)]
+    rows += [
+        (b, s, "reached", n * 0.95**s, n * 0.96**s) for b, n in ((8, 1500), (16, 1200), (64, 1000)) for s in range(5)
+    ]
+    found = fit(curve(rows))
+    low, high = found.b_star_ci
+    assert low is not None
+    assert high is not None
+    assert low < found.b_star < high <= 8  # type: ignore[operator]
+    assert math.isinf(found.curve.medians()[4])
+
+
+def test_the_bootstrap_agrees_with_the_profile_where_both_have_enough() -> None:
+    found = fit(simulated(3.2, 0.2, 8, random=2))
+    again = found.bootstrap
+    assert again is not None
+    assert again.kind == "seeds"
+    for name in ("b_star", "n_inf", "sfo"):
+        for ours, theirs in zip(again.interval(name), getattr(found, name + "_ci"), strict=True):
+            assert ours == pytest.approx(theirs, rel=0.06), name
+    assert again.b_star.shape == (2000,)
+    assert again.measured.sum() == pytest.approx(1)
+    assert again.fitted[list(again.sizes).index(8)] > 0.9
+
+
+def test_with_one_seed_the_bootstrap_is_parametric_and_says_so() -> None:
+    found = fit(simulated(3.2, 0.2, 1, random=2))
+    again = found.bootstrap
+    assert again is not None
+    assert again.kind == "parametric"
+    assert any("bootstrap is parametric" in note for note in found.notes)
+    low, high = again.interval("b_star")
+    assert low == pytest.approx(found.b_star_ci[0], rel=0.25)
+    assert high == pytest.approx(found.b_star_ci[1], rel=0.25)
+    assert 0 < again.measured.max() < 1
+
+
+def test_a_bootstrap_is_repeatable() -> None:
+    one, other = (fit(simulated(3.2, 0.2, 5)).bootstrap for _ in range(2))
+    assert one is not None
+    assert other is not None
+    assert (one.b_star == other.b_star).all()
+
+
+def test_the_difference_of_two_curves() -> None:
+    """Near the normal approximation on ln b*: the squared half-widths add."""
+    one, other = fit(simulated(3.0, 0.15, 5)), fit(simulated(12.0, 0.15, 5, random=9))
+    found = difference(one, other)
+    assert found is not None
+    low, high = found.interval
+    assert low is not None
+    assert high is not None
+    assert low < -2 < high
+    assert found.decided
+    halves = [math.log2(f.b_star_ci[1] / f.b_star_ci[0]) / 2 for f in (one, other)]  # type: ignore[operator]
+    assert (high - low) / 2 == pytest.approx(math.hypot(*halves), rel=0.1)
+    same = difference(one, fit(simulated(3.0, 0.15, 5, random=77)))
+    assert same is not None
+    assert not same.decided
+    back = difference(other, one)
+    assert back is not None
+    assert back.interval[0] == pytest.approx(-high, abs=0.02)
+
+
+def test_many_curves_are_fitted_as_one_by_one() -> None:
+    curves = [simulated(3.2, 0.2, 1, random=k) for k in range(64)]
+    together = fit_all(curves)
+    for k in (0, 17, 63):
+        assert together[k].b_star_ci == fit(curves[k]).b_star_ci
+
+
+def test_a_fit_prints_itself() -> None:
+    text = str(fit(simulated(3.2, 0.15, 3)))
+    assert "b* =" in text
+    assert "95 %" in text
+    assert "N∞ (1 + (b_c/b)ᵖ)" in text

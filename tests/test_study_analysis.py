@@ -1,0 +1,126 @@
+"""A real study, fitted, drawn, and read at other thresholds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.studies import from_study, read_study
+from analysis.targets import curves_at, running_median
+from cbs.errors import InputError
+from cbs.outcome import Evaluation
+from tests.conftest import TINY, command
+
+
+@pytest.fixture
+def study(swept: Path, tmp_path: Path) -> Path:
+    """A copy to write beside."""
+    return Path(shutil.copytree(swept / "results" / "sweep", tmp_path / "results" / "sweep"))
+
+
+def test_a_study_is_fitted_and_drawn(study: Path, tmp_path: Path) -> None:
+    curves = from_study(study, threshold=175.0)
+    assert [c.label for c in curves] == ["adam", "rmsprop"]
+    assert [c.threshold for c in from_study(study)] == [165.0, 165.0]
+    assert len(curves[0].frame) == 6
+    assert curves[0].facts["dataset_size"] == 1797
+    with pytest.raises(InputError, match=r"threshold is 7: .* was run at 165, 175"):
+        from_study(study, threshold=7.0)
+    done = command("plots", "results/sweep", "--threshold", "175", cwd=tmp_path, module="analysis")
+    assert done.returncode == 0, done.stderr
+    for name in ("overview", "steps_to_target", "sfo", "metric_vs_steps", "crossings_adam", "targets"):
+        for suffix in ("png", "svg"):
+            assert (study / "figures" / f"{name}.{suffix}").stat().st_size > 5000
+    shown = json.loads(command("fit", "results/sweep", "--json", cwd=tmp_path, module="analysis").stdout)
+    assert {c["optimizer"] for c in shown["curves"]} == {"adam", "rmsprop"}
+
+
+def test_another_width_is_another_curve_and_two_studies_stand_side_by_side(
+    study: Path, swept: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(swept / "data", tmp_path / "data")
+    more = ("-m", *TINY, "batch_size=4,16,64", "model.width=5", "target.thresholds=[175,165]")
+    assert command(*more, cwd=tmp_path).returncode == 0
+    assert command(*more, "name=other", cwd=tmp_path).returncode == 0
+    assert [c.label for c in from_study(study)] == ["adam width=4", "adam width=5", "rmsprop"]
+    done = command("fit", "results/sweep", "results/other", cwd=tmp_path, module="analysis")
+    assert done.returncode == 0, done.stderr
+    assert "sweep: Adam width=4" in done.stdout
+    assert "other: Adam" in done.stdout
+
+
+def test_a_study_in_which_nothing_arrived_is_drawn_and_says_so(tmp_path: Path) -> None:
+    assert command("-m", *TINY, "batch_size=16,64", "target.budget_steps=30", cwd=tmp_path).returncode == 0
+    for action in ("plots", "report"):
+        done = command(action, "results/sweep", cwd=tmp_path, module="analysis")
+        assert done.returncode == 0, done.stderr
+    assert "no fitted b*, nothing measured; 2 of 2 runs censored" in done.stdout
+
+
+def test_a_folder_without_records_is_one_sentence(tmp_path: Path) -> None:
+    done = command("fit", "results/none", cwd=tmp_path, module="analysis")
+    assert done.returncode == 2
+    assert "holds no finished run" in done.stderr
+
+
+def test_thresholds_are_read_off_afterwards(study: Path, tmp_path: Path) -> None:
+    done = command("targets", "results/sweep", "--thresholds", "165,170,185", cwd=tmp_path, module="analysis")
+    assert done.returncode == 0, done.stderr
+    assert (study / "figures" / "targets.png").stat().st_size > 5000
+    table = pd.read_csv(study / "figures" / "targets.csv")
+    adam = table[table["curve"] == "adam"].set_index("FID ≤")
+    assert list(adam.index) == [185, 170, 165]
+    assert adam["censored"].is_monotonic_increasing
+    assert adam.loc[165, "unconfirmed"] == 0
+    runs = read_study(study)
+    for threshold in (170.0, 185.0):
+        for curve in curves_at(runs, study, threshold):
+            reached = curve.frame[curve.frame["outcome"] == "reached"]
+            assert curve.unconfirmed <= len(reached)
+            of = {(r.batch_size, r.folder.seed): r for r in runs if r.group == curve.group}
+            for _, row in reached.iterrows():
+                values = {e.step: e.value for e in of[row["batch_size"], row["seed"]].trajectory()}
+                assert values[row["steps"]] <= threshold
+                assert all(v > threshold for step, v in values.items() if step < row["steps"])
+
+
+def test_a_threshold_that_was_trained_for_keeps_its_confirmed_outcomes(study: Path) -> None:
+    runs = read_study(study)
+    for ours, theirs in zip(curves_at(runs, study, 175.0), from_study(study, 175.0), strict=True):
+        pd.testing.assert_frame_equal(ours.frame, theirs.frame, check_dtype=False)
+        assert ours.unconfirmed == 0
+
+
+def test_a_threshold_below_the_lowest_is_refused_with_the_command_that_continues(study: Path, tmp_path: Path) -> None:
+    done = command("targets", "results/sweep", "--thresholds", "150,170", cwd=tmp_path, module="analysis")
+    assert done.returncode == 2
+    assert "threshold is 150: runs of results/sweep stopped at 165" in done.stderr
+    continuing = done.stderr.split("To continue them: ")[1].strip()
+    assert continuing.startswith("python -m cbs.run -m ")
+    assert continuing.endswith("'target.thresholds=[175,165,150]'")
+    for wrong in ("0", "x", "170,nan"):
+        refused = command("targets", "results/sweep", "--thresholds", wrong, cwd=tmp_path, module="analysis")
+        assert refused.returncode == 2
+        assert "numbers above 0 between commas" in refused.stderr
+
+
+def test_a_trajectory_that_is_shorter_than_its_record_is_left_out(study: Path) -> None:
+    """As while a run is trained again from its start."""
+    runs = read_study(study)
+    path = runs[0].folder.trajectory_path
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+    (curve,) = [c for c in curves_at(runs, study, 185.0) if c.group == runs[0].group]
+    assert curve.left_out == 1
+    assert any("1 runs have no outcome at this threshold" in note for note in curve.fit().notes)
+
+
+def test_a_running_median_ignores_one_lucky_evaluation() -> None:
+    values = [9.0, 3.0, 8.0, 7.0, 4.0, 4.5]
+    smooth = running_median([Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)])
+    assert [e.value for e in smooth] == [9.0, 8.0, 7.0, 7.0, 4.5, 4.5]
+    confirmed = [*(Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)), Evaluation(7, 0, 0.0, 3.9, (3.8,))]
+    assert running_median(confirmed)[-1].value == 3.9
