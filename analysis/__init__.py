@@ -9,5 +9,6 @@ from analysis.curves import Curve, from_file, from_frame
 from analysis.difference import difference
 from analysis.fit import Fit, fit_all
 from analysis.studies import from_study
+from analysis.targets import from_evaluations
 
-__all__ = ["Curve", "Fit", "difference", "fit_all", "from_file", "from_frame", "from_study"]
+__all__ = ["Curve", "Fit", "difference", "fit_all", "from_evaluations", "from_file", "from_frame", "from_study"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from analysis.likelihood import Observations, Problem, maximise, terms
-from analysis.models import Array, b0_of, hyperbola
-from analysis.profile import LIMIT, Interval
+from analysis.models import HYPERBOLA_FROM_SFO, Array, b0_of, hyperbola, v_of
+from analysis.profile import LIMIT, Interval, calibrated
 
 if TYPE_CHECKING:
     from analysis.curves import Curve
@@ -25,32 +26,18 @@ ENOUGH = 4
 class Bootstrap:
     """Refits of a curve's resampled runs.
 
-    kind: "seeds" where runs were drawn again within each batch size, "parametric" where they were
-    simulated from the fit. b_star, n_inf, sfo: (R,), b_star 0 where a resample has no minimum. centre: the
-    estimates they scatter around. stretch: how much wider than its draws an interval must be, from Student's
-    t for the seeds that inform b0. sizes: the swept batch sizes (k,). fitted, measured: (k,), how often each
-    was the minimiser of N·b by the refitted form, and by the medians of its runs.
+    kind: "seeds" where runs were drawn again within each batch size, "parametric" where they were simulated
+    from the fit. draws: b_star, n_inf and sfo (R,) refitted, b_star and sfo 0 where a resample has no minimum.
+    intervals: theirs, 95 %. sizes: the swept batch sizes (k,). fitted, measured: (k,), how often each was
+    the minimiser of N·b by the refitted form, and by the medians of its runs.
     """
 
     kind: str
-    stretch: float
-    centre: dict[str, float]
-    b_star: Array
-    n_inf: Array
-    sfo: Array
+    draws: dict[str, Array]
+    intervals: dict[str, Interval]
     sizes: Array
     fitted: Array
     measured: Array
-
-    def interval(self, name: str) -> Interval:
-        """The 95 % interval of b_star, n_inf or sfo, by percentiles in the logarithm.
-
-        None at a lower end where more than a fortieth of the draws have no minimum.
-        """
-        low, high = np.quantile(getattr(self, name), [0.025, 0.975])
-        centre = self.centre[name]
-        lower = centre * (low / centre) ** self.stretch if low > 0 else None
-        return lower, float(centre * (high / centre) ** self.stretch)
 
 
 def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstrap | None:
@@ -58,40 +45,46 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
 
     With four runs or more at every batch size that reached its target, runs are drawn within each batch
     size, m − 1 of m with weight m/(m − 1), so that the variance is not too small by that factor (Rao & Wu,
-    1988). With fewer, every run is simulated from the fit, with a σ drawn from what the data leave open:
-    σ² = σ̂² n/χ²(n − 2).
+    1988); intervals are percentiles, widened as Student's t for the seeds that inform b0. With fewer, every
+    run is simulated from the fit; intervals are the profile's, with limits from how far, in z, each
+    resample's own profile puts the estimate that it was simulated from (prepivoting, Beran 1988).
     """
     if fit.problem is None or fit.theta is None or fit.n_inf is None or fit.b0 is None:
         return None
     rng = np.random.default_rng(random)
     seen = fit.problem.seen
     runs = np.unique(seen.b[seen.reached], return_counts=True)[1]
-    if runs.min() >= ENOUGH:
-        kind, problem, stretch = "seeds", _drawn(fit.problem, resamples, rng), _stretch(fit.problem, fit.theta)
+    drawn = bool(runs.min() >= ENOUGH)
+    problem = _drawn(fit.problem, resamples, rng) if drawn else _simulated(fit, resamples, rng)
+    theta, top = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
+    b0, n_inf = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0), np.exp(theta[:, 0])
+    draws = {"b_star": 2 * b0, "n_inf": n_inf, "sfo": 4 * n_inf * b0}
+    if drawn:
+        stretch = _stretch(fit.problem, fit.theta)
+        intervals = {name: _percentiles(values, getattr(fit, name), stretch) for name, values in draws.items()}
     else:
-        kind, problem, stretch = "parametric", _simulated(fit, resamples, rng), 1.0
-    theta, _ = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
-    b0 = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0)
-    n_inf = np.exp(theta[:, 0])
+        limits = {name: np.quantile(z, [0.025, 0.975]) for name, z in _distances(fit, problem, theta, top).items()}
+        intervals = {name: fit.interval(name, min(low, -1.0), max(high, 1.0)) for name, (low, high) in limits.items()}
     sizes = np.array(fit.curve.batch_sizes, float)
     steps = _redrawn(fit.curve, resamples, rng)
     if steps is None:  # some batch size has one run: nothing to draw from
-        simulated = problem if kind == "parametric" else _simulated(fit, resamples, rng)
+        simulated = _simulated(fit, resamples, rng) if drawn else problem
         steps = [np.exp(simulated.seen.high[:, seen.b == b]) for b in sizes]
     medians = np.stack([_medians(values) for values in steps], 1)
-    assert fit.b_star is not None
-    assert fit.sfo is not None
     return Bootstrap(
-        kind,
-        stretch,
-        {"b_star": fit.b_star, "n_inf": fit.n_inf, "sfo": fit.sfo},
-        2 * b0,
-        n_inf,
-        4 * n_inf * b0,
+        "seeds" if drawn else "parametric",
+        draws,
+        intervals,
         sizes,
         _shares(hyperbola(sizes, 1.0, b0[:, None]) * sizes),
         _shares(medians * sizes),
     )
+
+
+def _percentiles(draws: Array, centre: float, stretch: float) -> Interval:
+    """The middle 95 % of draws, stretched around the estimate in the logarithm; None where draws have no minimum."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return (centre * (low / centre) ** stretch if low > 0 else None), float(centre * (high / centre) ** stretch)
 
 
 def _stretch(problem: Problem, theta: Array) -> float:
@@ -104,6 +97,33 @@ def _stretch(problem: Problem, theta: Array) -> float:
     information = np.bincount(which, bend * centred**2, len(sizes)) / (bend * centred**2).sum()
     spare = 1 / (information**2 / np.maximum(runs - 1, 1)).sum()
     return float(stdtrit(spare, 0.975) / LIMIT)
+
+
+def _distances(fit: Fit, problem: Problem, theta: Array, top: Array) -> dict[str, Array]:
+    """z of the original estimate in each resample's own profile, by name."""
+    assert fit.b0 is not None
+    assert fit.n_inf is not None
+    counts = np.where(np.isfinite(problem.seen.high), problem.weights, 0.0).sum(-1)
+
+    def distance(of: Problem, start: Array, index: int, at: Array) -> Array:
+        held = start.copy()
+        held[:, index] = at
+        less = maximise(of, held, fixed=(index,), tolerance=1e-6)[1]
+        return np.sign(at - start[:, index]) * calibrated(2 * (top - less), counts, 2)
+
+    size = len(theta)
+    below = fit.b0 < problem.pivot  # elsewhere some run arrived where by the estimate none can
+    v = v_of(np.where(below, fit.b0, 0.5 * problem.pivot), problem.pivot)
+    found = {
+        "b_star": np.where(below, distance(problem, theta, 1, v), 8.0),
+        "n_inf": distance(problem, theta, 0, np.full(size, math.log(fit.n_inf))),
+    }
+    shifted = theta.copy()
+    shifted[:, 1] = np.maximum(theta[:, 1], 1e-3)
+    shifted[:, 0] += np.log(4 * b0_of(shifted[:, 1], problem.pivot))
+    at = np.full(size, math.log(4 * fit.n_inf * fit.b0))
+    z = distance(replace(problem, model=HYPERBOLA_FROM_SFO), shifted, 0, at)
+    return found | {"sfo": np.where(theta[:, 1] > 1e-3, z, np.abs(z))}
 
 
 def _shares(cost: Array) -> Array:
@@ -152,7 +172,7 @@ def _simulated(fit: Fit, resamples: int, rng: np.random.Generator) -> Problem:
     assert fit.sigma is not None
     seen = fit.problem.seen
     count = float(seen.reached.sum())
-    sigma = fit.sigma * np.sqrt(count / rng.chisquare(max(count - 2, 1), size=(resamples, 1)))
+    sigma = fit.sigma * math.sqrt(count / max(count - 2, 1))
     with np.errstate(divide="ignore"):
         centre = np.log(hyperbola(seen.b, fit.n_inf, fit.b0 or 0.0))
     y = centre + sigma * rng.normal(size=(resamples, len(seen.b)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.fit import Fit
 from analysis.models import Array
-from analysis.profile import LIMIT, Confidence, Interval
+from analysis.profile import Confidence, Interval
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def difference(one: Fit, other: Fit) -> Difference | None:
     # Either curve's own values serve as the inner grid: the least sum lies near one of the two estimates.
     least = np.minimum(_least(here, there, shifts), _least(there, here, -shifts))
     z = np.sign(steps) * np.sqrt(least)
-    low, high = Confidence(shifts / math.log(2), z).interval(LIMIT)
+    low, high = Confidence(shifts / math.log(2), z).interval()
     return Difference(one.curve.name, other.curve.name, centre / math.log(2), (low, high))
 
 

@@ -41,7 +41,8 @@ class Fit:
     n_inf: steps at infinite batch size. b0: the batch size below which the target is never reached.
     b_star = 2 b0. sfo = N(b*)·b* = 4 N∞ b0. sigma: spread of ln N over seeds; kappa: how it grows
     towards b0 (None where it was taken as the same everywhere). Intervals (`…_ci`) are 95 %, with None
-    for an open end. confidence: the curve behind the interval of b*. log_likelihood: at the maximum.
+    for an open end. curves: the confidence curves behind them, of ln N(pivot)/N∞, ln N∞ and ln SFO.
+    log_likelihood: at the maximum.
     """
 
     curve: Curve
@@ -52,12 +53,50 @@ class Fit:
     b0: float | None = None
     sigma: float | None = None
     kappa: float | None = None
-    b_star_ci: Interval = (None, None)
-    n_inf_ci: Interval = (None, None)
-    sfo_ci: Interval = (None, None)
-    confidence: Confidence | None = field(default=None, repr=False)
+    curves: dict[str, Confidence] = field(default_factory=dict, repr=False)
     log_likelihood: float | None = None
-    rising: bool = False
+
+    def interval(self, name: str, low: float = -LIMIT, high: float = LIMIT) -> Interval:
+        """Where z of b_star, n_inf or sfo lies between two limits, 95 % by default; None at an open end."""
+        if name not in self.curves:
+            return None, None
+        ends = self.curves[name].interval(low, high)
+        if name == "b_star":
+            assert self.problem is not None
+            pivot = float(self.problem.pivot[0])
+            left, right = (None if v is None or v <= 0 else float(critical_batch_size(b0_of(v, pivot))) for v in ends)
+            return left, right
+        left, right = (None if end is None else math.exp(end) for end in ends)
+        value = getattr(self, name)  # a bound may have moved the estimate out of its interval
+        if value is not None:
+            left, right = (None if left is None else min(left, value)), (None if right is None else max(right, value))
+        return left, right
+
+    @property
+    def b_star_ci(self) -> Interval:
+        return self.interval("b_star")
+
+    @property
+    def n_inf_ci(self) -> Interval:
+        return self.interval("n_inf")
+
+    @property
+    def sfo_ci(self) -> Interval:
+        return self.interval("sfo")
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """The curve behind the interval of b*, where b* > 0."""
+        if self.problem is None or "b_star" not in self.curves:
+            return None
+        v, z = self.curves["b_star"].values, self.curves["b_star"].z
+        return Confidence(critical_batch_size(b0_of(v[v > 0], self.problem.pivot[0])), z[v > 0])
+
+    @property
+    def rising(self) -> bool:
+        """Whether no b0 above 0 is compatible with the runs: N(b) grows with b."""
+        end = self.curves["b_star"].interval()[1] if "b_star" in self.curves else None
+        return end is not None and end <= 0
 
     @property
     def measured_b_star(self) -> int | None:
@@ -183,70 +222,52 @@ def _best(problem: Problem) -> tuple[Array, float]:
 
 
 def _intervals(found: Fit, problem: Problem, theta: Array, top: float, used: int) -> None:
-    """Fill in estimates and intervals from the profiles of b*, N∞ and the SFO at b*."""
-    pivot = float(problem.pivot[0])
+    """Fill in estimates and confidence curves from the profiles of b*, N∞ and the SFO at b*."""
+    pivot, v = float(problem.pivot[0]), float(theta[0, 1])
     count = profiling.information(problem, theta)
-    values = profiling.grid(theta[0, 1], profiling.standard_error(problem, theta, 1), *V_LIMITS)
+    values = profiling.grid(v, profiling.standard_error(problem, theta, 1), *V_LIMITS)
     likelihoods, path = profiling.profile(problem, 1, values, theta)
     top = max(top, float(likelihoods.max()))
-    z = np.sign(values - theta[0, 1]) * profiling.calibrated(2 * (top - likelihoods), count, used)
-    low, high = Confidence(values, z).interval()
+    z = np.sign(values - v) * profiling.calibrated(2 * (top - likelihoods), count, used)
     found.path = path[np.abs(z) <= LIMIT]
     found.log_likelihood = top
-    found.confidence = _positive(values, z, pivot)
-    found.b_star_ci = (_b_star(low, pivot), _b_star(high, pivot))
-    v = float(theta[0, 1])
-    found.rising = high is not None and high <= 0
-    open_above = likelihoods[-1] > top - 1e-4
+    found.curves["b_star"] = Confidence(values, z)
+    found.curves["n_inf"] = _profiled(problem, theta, path, top, count, used)
+    positive = path[path[:, 1] > 1e-4]
+    if len(positive):
+        centre = theta if v > 1e-4 else theta[:0]
+        from_sfo = replace(problem, model=HYPERBOLA_FROM_SFO)
+        found.curves["sfo"] = _profiled(
+            from_sfo, _with_sfo(centre, pivot), _with_sfo(positive, pivot), top, count, used
+        )
     at = theta if v > 0 else path[[int(np.abs(values).argmin())]]
     found.sigma = float(math.exp(at[0, 2]))
     found.kappa = float(math.exp(at[0, 3])) if problem.growing else None
-    if not open_above:
+    if likelihoods[-1] < top - 1e-4:  # otherwise N∞ and b0 run off to 0 and the pivot together
         found.n_inf = float(math.exp(at[0, 0]))
         found.b0 = float(b0_of(v, pivot)) if v > 0 else None
-    ends = _profiled(problem, 0, theta, path, top, count, used)
-    found.n_inf_ci = _widened(ends, found.n_inf)
-    positive = path[path[:, 1] > 1e-4]
-    if len(positive):
-        shifted = positive.copy()
-        shifted[:, 0] += np.log(4 * b0_of(positive[:, 1], pivot))
-        start = theta.copy() if v > 1e-4 else np.array([[-np.inf]])
-        if v > 1e-4:
-            start[0, 0] += math.log(4 * float(b0_of(v, pivot)))
-        found.sfo_ci = _profiled(replace(problem, model=HYPERBOLA_FROM_SFO), 0, start, shifted, top, count, used)
 
 
-def _profiled(problem: Problem, index: int, theta: Array, path: Array, top: float, count: float, used: int) -> Interval:
-    """The interval of exp(parameter), from a path along which other parameters were already profiled."""
-    centre = float(theta[0, index])
-    inside = centre if math.isfinite(centre) else float(path[:, index].min())
-    starts = np.concatenate([theta, path]) if math.isfinite(centre) else path
-    error = (
-        profiling.standard_error(problem, theta, index) if math.isfinite(centre) else float(np.ptp(path[:, index])) / 6
-    )
-    values = profiling.grid(inside, max(error, 1e-3), inside - 8.0, inside + 8.0)
-    likelihoods, _ = profiling.profile(problem, index, values, starts)
-    z = np.sign(values - centre) * profiling.calibrated(2 * (top - likelihoods), count, used)
-    low, high = Confidence(values, z).interval()
-    return None if low is None else math.exp(low), None if high is None else math.exp(high)
+def _with_sfo(theta: Array, pivot: float) -> Array:
+    """Parameters with ln N(b*)·b* in the place of ln N∞."""
+    shifted = theta.copy()
+    shifted[:, 0] += np.log(4 * b0_of(theta[:, 1], pivot))
+    return shifted
 
 
-def _positive(values: Array, z: Array, pivot: float) -> Confidence:
-    """The confidence curve in b* itself, where b* > 0."""
-    above = values > 0
-    return Confidence(critical_batch_size(b0_of(values[above], pivot)), z[above])
+def _profiled(problem: Problem, theta: Array, path: Array, top: float, count: float, used: int) -> Confidence:
+    """The confidence curve of the location, from a path along which the shape was profiled already.
 
-
-def _b_star(v: float | None, pivot: float) -> float | None:
-    return None if v is None or v <= 0 else float(critical_batch_size(b0_of(v, pivot)))
-
-
-def _widened(interval: Interval, value: float | None) -> Interval:
-    """An interval that holds its estimate, where a bound moved the estimate."""
-    low, high = interval
-    if value is None:
-        return interval
-    return None if low is None else min(low, value), None if high is None else max(high, value)
+    theta: the maximum (1, p), or (0, p) where it lies below every value that the location can take.
+    """
+    if len(theta):
+        centre = inside = float(theta[0, 0])
+        error = profiling.standard_error(problem, theta, 0)
+    else:
+        centre, inside, error = -math.inf, float(path[:, 0].min()), max(float(np.ptp(path[:, 0])) / 6, 1e-3)
+    values = profiling.grid(inside, error, inside - 8.0, inside + 8.0)
+    likelihoods, _ = profiling.profile(problem, 0, values, np.concatenate([theta, path]))
+    return Confidence(values, np.sign(values - centre) * profiling.calibrated(2 * (top - likelihoods), count, used))
 
 
 def _region(problem: Problem, theta: Array, path: Array) -> Array:

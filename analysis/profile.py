@@ -27,9 +27,9 @@ class Confidence:
     values: Array
     z: Array
 
-    def interval(self, limit: float = LIMIT) -> Interval:
-        """Where |z| ≤ limit; None at an end that the data leave open."""
-        return self._crossing(-limit), self._crossing(limit)
+    def interval(self, low: float = -LIMIT, high: float = LIMIT) -> Interval:
+        """Where low ≤ z ≤ high; None at an end that the data leave open."""
+        return self._crossing(low), self._crossing(high)
 
     def _crossing(self, at: float) -> float | None:
         """The value at which z passes `at` going up, between grid points linearly."""
@@ -48,14 +48,14 @@ class Confidence:
         return float(self.values[i] + share * (self.values[i + 1] - self.values[i]))
 
 
-def calibrated(deviance: Array, information: float, used: int) -> Array:
+def calibrated(deviance: Array, information: Array | float, used: int) -> Array:
     """|z| of a profile deviance 2(ln L̂ − ln L), as Student's t has it.
 
     In normal linear regression with n runs and `used` mean parameters the deviance is
     n ln(1 + t²/(n − used)) exactly; n here is the number of runs that inform the spread,
     half the information on ln σ.
     """
-    n = max(information, used + 1.0)
+    n = np.maximum(information, used + 1.0)
     spare = n - used
     with np.errstate(over="ignore"):
         t = np.sqrt(spare * np.expm1(np.minimum(np.maximum(deviance, 0.0) / n, 500.0)))

@@ -150,7 +150,7 @@ def bootstraps(fits: list[Fit]) -> Table:
             continue
         cells = []
         for name in ("b_star", "n_inf", "sfo"):
-            cells += [number(None, getattr(one, name + "_ci")), number(None, again.interval(name))]
+            cells += [number(None, getattr(one, name + "_ci")), number(None, again.intervals[name])]
         table.add(_named(one), *cells, words(again.kind))
     return table
 
@@ -281,7 +281,7 @@ def to_dict(fits: list[Fit], reference: str | None = None) -> dict[str, Any]:
                 if again is None
                 else {
                     "kind": again.kind,
-                    **{f"{name}_ci": list(again.interval(name)) for name in ("b_star", "n_inf", "sfo")},
+                    **{f"{name}_ci": list(again.intervals[name]) for name in ("b_star", "n_inf", "sfo")},
                     "probability": {f"{b:g}": p for b, p in zip(again.sizes, again.measured.tolist(), strict=True)},
                 },
             }

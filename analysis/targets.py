@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from analysis.curves import Curve
+import numpy as np
+import pandas as pd
+
+from analysis.curves import Curve, from_frame
 from analysis.fit import Fit
 from analysis.studies import Run, curve_of, grouped, named, row_of
 from analysis.tables import Cell, Table, number
@@ -47,6 +50,30 @@ def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = F
             curve.unconfirmed = unconfirmed
             found.append(curve)
     return named(found, runs)
+
+
+def from_evaluations(frame: pd.DataFrame, threshold: float) -> list[Curve]:
+    """Curves from any tool's log of the metric: one row per evaluation.
+
+    Columns batch_size, step, value, and optionally seed, optimizer, curve (as analysis.curves.from_frame has
+    them). A run reaches its target at the first evaluation at or below the threshold, is censored at its last
+    one, and diverged where a value is not finite before that. Raises InputError naming a missing column.
+    """
+    for column in ("batch_size", "step", "value"):
+        if column not in frame:
+            raise InputError(f"the evaluations have no column {column!r}: they need batch_size, step, value.")
+    apart = [c for c in ("curve", "optimizer", "batch_size", "seed") if c in frame]
+    rows = []
+    for values, run in frame.groupby(apart, sort=False):
+        run = run.sort_values("step")
+        broken = run.loc[~np.isfinite(run["value"]), "step"]
+        until = broken.iloc[0] if len(broken) else np.inf
+        seen = [Evaluation(s, 0, 0.0, v) for s, v in zip(run["step"], run["value"], strict=True) if s < until]
+        found = crossing(seen, threshold, confirmations=0)
+        missed = Diverged(int(until)) if len(broken) else Censored(int(run["step"].iloc[-1]))
+        outcome, lower, steps = row_of(found if isinstance(found, Reached) else missed)
+        rows.append({**dict(zip(apart, values, strict=True)), "outcome": outcome, "lower": lower, "steps": steps})
+    return from_frame(pd.DataFrame(rows).assign(threshold=threshold), "the evaluations")
 
 
 def _incomplete(run: Run, evaluations: Sequence[Evaluation]) -> bool:

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from analysis.studies import read_study
+from benchmarks import fitting
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
 from cbs.data.packed import prepare
@@ -216,6 +217,8 @@ def main() -> None:
         training_loop(data)
         small_convolutions(data)
         distance()
+        print("\n## Fitting curves\n")
+        fitting.report()
         quickstart_share(data)
 
 

@@ -24,7 +24,7 @@ from analysis.profile import Interval
 N_INF = 1500.0
 # A sweep is evaluated on a geometric cadence, each evaluation 5 % after the one before, as digits are.
 PRECISION = 0.05
-RESAMPLES = 400
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _one(scenario: Scenario, random: int, resamples: int) -> dict[str, Any]:
         row[name + "_held"] = _holds(getattr(found, name + "_ci"), value)
     again = bootstrap(found, resamples) if resamples else None
     if again is not None:
-        row["bootstrap_held"] = _holds(again.interval("b_star"), truth["b_star"])
+        row["bootstrap_held"] = _holds(again.intervals["b_star"], truth["b_star"])
     return row
 
 

@@ -17,7 +17,8 @@ ALLOWED = {
     "analysis": {"analysis", "cbs"},
     "hydra_plugins": {"launch", "cbs"},
 }
-# What launch and analysis may know of cbs (analysis also when a target is crossed); launch's workers and preflight also open the door to training.
+# What launch and analysis may know of cbs (analysis also when a target is crossed);
+# launch's workers and preflight also open the door to training.
 OPEN = {"key", "outcome", "record", "config", "errors", "labels", "claim", "cli"}
 OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
 

@@ -150,9 +150,9 @@ def test_the_bootstrap_agrees_with_the_profile_where_both_have_enough() -> None:
     assert again is not None
     assert again.kind == "seeds"
     for name in ("b_star", "n_inf", "sfo"):
-        for ours, theirs in zip(again.interval(name), getattr(found, name + "_ci"), strict=True):
+        for ours, theirs in zip(again.intervals[name], getattr(found, name + "_ci"), strict=True):
             assert ours == pytest.approx(theirs, rel=0.06), name
-    assert again.b_star.shape == (2000,)
+    assert again.draws["b_star"].shape == (2000,)
     assert again.measured.sum() == pytest.approx(1)
     assert again.fitted[list(again.sizes).index(8)] > 0.9
 
@@ -163,7 +163,7 @@ def test_with_one_seed_the_bootstrap_is_parametric_and_says_so() -> None:
     assert again is not None
     assert again.kind == "parametric"
     assert any("bootstrap is parametric" in note for note in found.notes)
-    low, high = again.interval("b_star")
+    low, high = again.intervals["b_star"]
     assert low == pytest.approx(found.b_star_ci[0], rel=0.25)
     assert high == pytest.approx(found.b_star_ci[1], rel=0.25)
     assert 0 < again.measured.max() < 1
@@ -173,7 +173,7 @@ def test_a_bootstrap_is_repeatable() -> None:
     one, other = (fit(simulated(3.2, 0.2, 5)).bootstrap for _ in range(2))
     assert one is not None
     assert other is not None
-    assert (one.b_star == other.b_star).all()
+    assert (one.draws["b_star"] == other.draws["b_star"]).all()
 
 
 def test_the_difference_of_two_curves() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from analysis.studies import from_study, read_study
-from analysis.targets import curves_at, running_median
+from analysis.studies import from_study, read_study, trajectories
+from analysis.targets import curves_at, from_evaluations, running_median
 from cbs.errors import InputError
 from cbs.outcome import Evaluation
 from tests.conftest import TINY, command
@@ -86,6 +87,22 @@ def test_thresholds_are_read_off_afterwards(study: Path, tmp_path: Path) -> None
                 values = {e.step: e.value for e in of[row["batch_size"], row["seed"]].trajectory()}
                 assert values[row["steps"]] <= threshold
                 assert all(v > threshold for step, v in values.items() if step < row["steps"])
+
+
+def test_a_log_of_evaluations_gives_the_curves_that_the_study_gives(study: Path) -> None:
+    """What a W&B or TensorBoard export becomes, against the records of the same runs."""
+    runs = read_study(study)
+    log = trajectories(runs)
+    log["optimizer"] = [json.loads(group)["optimizer"]["name"] for group in log["group"]]
+    for ours, theirs in zip(from_evaluations(log, 185.0), curves_at(runs, study, 185.0), strict=True):
+        assert ours.optimizer == theirs.optimizer
+        one, other = (c.frame.sort_values(["batch_size", "seed"], ignore_index=True) for c in (ours, theirs))
+        pd.testing.assert_frame_equal(one, other, check_dtype=False)
+    broken = pd.DataFrame({"batch_size": 8, "step": [10, 20, 30], "value": [90.0, math.nan, 5.0]})
+    (curve,) = from_evaluations(broken, 50.0)
+    assert curve.frame[["outcome", "steps"]].to_numpy().tolist() == [["diverged", 20]]
+    with pytest.raises(InputError, match="no column 'value'"):
+        from_evaluations(broken.drop(columns="value"), 50.0)
 
 
 def test_a_threshold_that_was_trained_for_keeps_its_confirmed_outcomes(study: Path) -> None:
