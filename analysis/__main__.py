@@ -137,9 +137,8 @@ def _plots(given: argparse.Namespace) -> None:
     folder = given.out or _beside(given) / "figures"
     drawn = figures.draw(fits, _trajectories(sources), _at_thresholds(sources), folder, given.reference)
     print(summary.text(fits, given.reference))
-    print("\nfigures:")
-    for path in drawn:
-        print(f"  {path}")
+    names = [path.stem for path in drawn if path.suffix == ".png"]
+    print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
 
 
 def _report(given: argparse.Namespace) -> None:
