@@ -46,8 +46,9 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
     With four runs or more at every batch size that reached its target, runs are drawn within each batch
     size, m − 1 of m with weight m/(m − 1), so that the variance is not too small by that factor (Rao & Wu,
     1988); intervals are percentiles, widened as Student's t for the seeds that inform b0. With fewer, every
-    run is simulated from the fit; intervals are the profile's, with limits from how far, in z, each
-    resample's own profile puts the estimate that it was simulated from (prepivoting, Beran 1988).
+    run is simulated from the fit; intervals are the profile's, widened where the resamples' own profiles
+    put the estimate that they were simulated from further off, in z, than Student's t allows for
+    (prepivoting, Beran 1988).
     """
     if fit.problem is None or fit.theta is None or fit.n_inf is None or fit.b0 is None:
         return None
@@ -64,7 +65,9 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
         intervals = {name: _percentiles(values, getattr(fit, name), stretch) for name, values in draws.items()}
     else:
         limits = {name: np.quantile(z, [0.025, 0.975]) for name, z in _distances(fit, problem, theta, top).items()}
-        intervals = {name: fit.interval(name, min(low, -1.0), max(high, 1.0)) for name, (low, high) in limits.items()}
+        intervals = {
+            name: fit.interval(name, min(low, -LIMIT), max(high, LIMIT)) for name, (low, high) in limits.items()
+        }
     sizes = np.array(fit.curve.batch_sizes, float)
     steps = _redrawn(fit.curve, resamples, rng)
     if steps is None:  # some batch size has one run: nothing to draw from

@@ -24,7 +24,7 @@ from analysis.profile import Interval
 N_INF = 1500.0
 # A sweep is evaluated on a geometric cadence, each evaluation 5 % after the one before, as digits are.
 PRECISION = 0.05
-RESAMPLES = 500
+RESAMPLES = 200
 
 
 @dataclass(frozen=True)
