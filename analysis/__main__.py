@@ -13,6 +13,7 @@ from cbs.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.curves import Curve
     from analysis.fit import Fit
     from analysis.report import Source
 
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader has seen enough, as `| head` has
+        sys.stdout = None
+        return 0
     except OSError as error:
         print(f"analysis: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
@@ -99,13 +103,27 @@ def _read(given: argparse.Namespace) -> list[Source]:
     paths = _paths(given)
     sources = []
     several = len(paths) > 1
+    stems = [path.stem for path in paths]
     for path in paths:
         runs = read_study(path) if path in given.study else []
-        curves = from_runs(runs, path, given.threshold) if runs else from_file(path)
+        curves = from_runs(runs, path, given.threshold) if runs else _at(from_file(path), path, given.threshold)
+        name = path.stem if stems.count(path.stem) == 1 else str(path)
         for curve in curves:
-            curve.label = f"{path.stem}: {curve.name}" if several else curve.label
+            curve.label = f"{name}: {curve.name}" if several else curve.label
         sources.append(Source(path, fit_all(curves, given.growing_spread), runs))
     return sources
+
+
+def _at(curves: list[Curve], path: Path, threshold: float | None) -> list[Curve]:
+    """A file's curves at one threshold, where one is asked for."""
+    if threshold is None:
+        return curves
+    found = [curve for curve in curves if curve.threshold == threshold]
+    if not found:
+        known = sorted({curve.threshold for curve in curves if curve.threshold is not None})
+        allowed = ", ".join(f"{t:g}" for t in known) or "none, for lack of a column `threshold`"
+        raise InputError(f"threshold is {threshold:g}: {path} has {allowed}.")
+    return found
 
 
 def _paths(given: argparse.Namespace) -> list[Path]:
@@ -223,7 +241,7 @@ def _estimate(given: argparse.Namespace) -> None:
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name.replace('_', '-')} is {value!r}: it must be a finite number above 0.")
     given_value = given.b_star if given.b_star is not None else given.ratio
-    if given.ci and not 0 < given.ci[0] <= given_value <= given.ci[1]:
+    if given.ci and not 0 < given.ci[0] <= given_value <= given.ci[1] < float("inf"):
         raise InputError(
             f"ci is {given.ci[0]:g} {given.ci[1]:g}: it must hold the value {given_value:g}, low end first."
         )

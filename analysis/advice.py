@@ -52,15 +52,19 @@ def _missing(fit: Fit) -> list[str]:
             for b, d, n in zip(counts.index, counts["diverged"], counts["runs"], strict=True)
             if d
         )
-        found.append(f"Diverged and left out of the fit: {where}.")
-    if not sizes:
+        found.append(f"Diverged and left out of the fit: {where}; the measured b* counts them as misses.")
+    if fit.diverged == len(fit.curve.frame):
+        found.append("Every run diverged: there is nothing to fit.")
+    elif not sizes:
         most = fit.curve.frame["steps"].max()
         found.append(
             f"No run reached its target within {most:,.0f} steps: raise the budget or the threshold, "
             "or sweep larger batch sizes."
         )
     elif len(sizes) < 3:
-        known = f"b0 is below the smallest of them, so b* < {2 * sizes[0]:g}"
+        high = fit.b_star_ci[1]
+        least = f"b* ≤ {high:.3g} (95 %)" if high is not None else f"b* < {2 * sizes[0]:g}"
+        known = f"b0 is below the smallest of them, so {least}"
         if fit.b_star_ci[0] is not None:
             known += f" and b* ≥ {fit.b_star_ci[0]:.3g} (95 %)"
         found.append(
@@ -68,7 +72,14 @@ def _missing(fit: Fit) -> list[str]:
             f"a fit needs three; {known} in this form."
         )
     elif fit.problem is None:
-        found.append("As many runs as parameters: the spread between seeds can't be told, so there is no interval.")
+        found.append(
+            f"Too few runs whose N has two ends: neither a fit nor an interval; in this form b* < {2 * sizes[0]:g}."
+        )
+    elif fit.sigma is not None and fit.sigma < 0.002:
+        found.append(
+            "The spread between runs can't be told from 0: every bracket holds the curve, "
+            "and b* is one of the values they allow."
+        )
     return found
 
 
@@ -108,7 +119,7 @@ def _edges(fit: Fit) -> list[str]:
     sizes, measured = fit.curve.batch_sizes, fit.measured_b_star
     if measured is None or len(sizes) < 2:
         return found
-    if measured == sizes[0]:
+    if measured == sizes[0] > 1:
         found.append(f"The least N·b is at the smallest batch size swept, {sizes[0]:g}: b* may lie below it.")
     if measured == sizes[-1]:
         found.append(f"The least N·b is at the largest batch size swept, {sizes[-1]:g}: b* may lie above it.")
@@ -237,6 +248,8 @@ def next_batch_sizes(fit: Fit) -> list[int]:
     """Batch sizes that would tell most about b*, beyond those swept; empty where more seeds are what is missing."""
     swept, reached = fit.curve.batch_sizes, _reached_sizes(fit)
     measured = fit.measured_b_star
+    if fit.diverged == len(fit.curve.frame):
+        return []
     if not reached or measured == swept[-1] or reached[0] == swept[-1]:
         return [int(swept[-1] * 2), int(swept[-1] * 4)]
     down = [int(swept[0] // k) for k in (2, 4, 8) if swept[0] / k >= 1]

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.fit import Fit
 
@@ -43,6 +43,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.hashsalt": "cbs",
+    "figure.max_open_warning": 0,
 }
 
 # What a page's style sheet decides: matplotlib's colours, replaced by the page's variables.
@@ -77,14 +78,31 @@ def inline(figure: Figure, name: str) -> str:
     return svg
 
 
-def stem(one: Fit) -> str:
-    """A curve's label as a part of a file's name."""
-    return "".join(c if c.isalnum() else "_" for c in one.curve.label)
+def stem(one: Fit, among: list[Fit]) -> str:
+    """A curve's label as a part of a file's name, numbered where another's would be the same."""
+    plain = ["".join(c if c.isalnum() else "_" for c in fit.curve.label) for fit in among]
+    at = next(i for i, fit in enumerate(among) if fit is one)
+    return plain[at] + (f"_{plain[:at].count(plain[at]) + 1}" if plain.count(plain[at]) > 1 else "")
+
+
+def short_name(one: Fit) -> str:
+    """A curve's name, cut to what a legend holds."""
+    name = one.curve.name
+    return name if len(name) <= 32 else f"{name[:31]}…"
+
+
+def legend(axes: Axes, fits: list[Fit]) -> None:
+    """A legend inside the axes, or below them where there are many curves."""
+    if len(fits) <= 6:
+        axes.legend()
+    else:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, fontsize=6)
 
 
 def target(fits: list[Fit]) -> str:
     thresholds = sorted({one.curve.threshold for one in fits if one.curve.threshold is not None})
-    return f"target: FID ≤ {', '.join(f'{t:g}' for t in thresholds)}" if thresholds else ""
+    metric = "FID ≤" if all(one.curve.group for one in fits) else "≤"
+    return f"target: {metric} {', '.join(f'{t:g}' for t in thresholds)}" if thresholds else ""
 
 
 def size_ticks(axes: Axes, fits: list[Fit]) -> None:
@@ -103,7 +121,10 @@ def power_ticks(axes: Axes, low: float, high: float) -> None:
     first, last = int(np.floor(np.log2(low))), int(np.ceil(np.log2(high)))
     step = -(-(last - first + 1) // 8)
     axes.set(xscale="log", xlim=(low, high))
-    axes.set_xticks([2.0**k for k in range(first, last + 1, step) if low <= 2.0**k <= high])
+    ticks = [2.0**k for k in range(first, last + 1, step) if low <= 2.0**k <= high]
+    if len(ticks) < 3:  # hardly more than an octave: numbers in between
+        ticks = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    axes.set_xticks(ticks)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_plain))
 
@@ -112,8 +133,13 @@ def plain_ticks(axes: Axes) -> None:
     """Numbers as people write them: whole decades on x, also twos and fives on y."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _plain(v, _) if f"{v:e}"[0] in "25" else ""))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_xlim(), "")))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_ylim(), "25")))
+
+
+def _between(value: float, low: float, high: float, usual: str) -> str:
+    """A minor tick's number: the usual digits, or all of them where less than a decade is shown."""
+    return _plain(value, None) if f"{value:e}"[0] in (usual if high > 10 * low else "12345678") else ""
 
 
 def _plain(value: float, _: object) -> str:

@@ -86,11 +86,12 @@ def _median(steps: pd.Series) -> float:
     return float(high) if math.isinf(high) else float((low + high) / 2)
 
 
-def from_file(path: Path) -> list[Curve]:
+def from_file(path: Path | str) -> list[Curve]:
     """Curves from a CSV or Parquet file with the columns of `from_frame`.
 
     Raises InputError naming the file, the column and the line that can't be used.
     """
+    path = Path(path)
     read, kind = (pd.read_parquet, "Parquet") if path.suffix in (".parquet", ".pq") else (pd.read_csv, "CSV")
     try:
         frame = read(path)
@@ -127,7 +128,7 @@ def from_frame(frame: pd.DataFrame, name: str = "the frame", first_line: int = 0
 
 def _facts(part: pd.DataFrame) -> dict[str, Any]:
     found = {k: part[k].dropna().unique() for k in FACTS if k in part}
-    return {k: v[0].item() for k, v in found.items() if len(v) == 1}
+    return {k: float(v[0]) for k, v in found.items() if len(v) == 1}
 
 
 def _checked(frame: pd.DataFrame, name: str, first_line: int) -> pd.DataFrame:
@@ -138,13 +139,21 @@ def _checked(frame: pd.DataFrame, name: str, first_line: int) -> pd.DataFrame:
     if frame.empty:
         raise InputError(f"{name} has no rows.")
     frame = frame.reset_index(drop=True)
-    for column in ("batch_size", "steps", "lower", "threshold"):
+    for column in ("batch_size", "steps", "lower", "threshold", *FACTS):
         if column in frame:
-            frame[column] = _numbers(frame[column], name, first_line, empty=column in ("lower", "threshold"))
-    frame["outcome"] = frame["outcome"].astype(str).str.strip().str.lower()
+            frame[column] = _numbers(frame[column], name, first_line)
+    frame["outcome"] = frame["outcome"].fillna("").astype(str).str.strip().str.lower()
     for row, value in enumerate(frame["outcome"]):
         if value not in OUTCOMES:
             raise InputError(f"{name}, line {row + first_line}: outcome is {value!r}: {nearest(value, OUTCOMES)}.")
+    same = [c for c in ("batch_size", "seed", *APART) if c in frame]
+    twice = frame.index[frame.duplicated(same)] if "seed" in frame else []
+    if len(twice):
+        row = frame.loc[twice[0]]
+        raise InputError(
+            f"{name}, line {twice[0] + first_line}: batch_size {row['batch_size']:g}, seed {row['seed']} "
+            "stands a second time: a run is one row."
+        )
     for column, default in {"lower": math.nan, "seed": 0}.items():
         if column not in frame:
             frame[column] = default
@@ -155,12 +164,18 @@ def _checked(frame: pd.DataFrame, name: str, first_line: int) -> pd.DataFrame:
     return frame
 
 
-def _numbers(column: pd.Series, name: str, first_line: int, empty: bool) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce")
-    # `lower` may be 0: below the target at the first evaluation already.
-    allowed = (numbers >= 0 if column.name == "lower" else numbers > 0) & np.isfinite(numbers)
-    wrong = column.index[~(allowed | (column.isna() if empty else False))]
+# `lower` is 0 where the first evaluation was below the target already; β may be 0 too.
+_FROM_ZERO = ("lower", "beta1", "beta2")
+
+
+def _numbers(column: pd.Series, name: str, first_line: int) -> pd.Series:
+    """A column as floats; only what every run needs may not be empty."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    zero = column.name in _FROM_ZERO
+    allowed = (numbers >= 0 if zero else numbers > 0) & np.isfinite(numbers)
+    wrong = column.index[~(allowed | (column.isna() & (column.name not in NEEDED)))]
     if len(wrong):
-        value = column[wrong[0]]
-        raise InputError(f"{name}, line {wrong[0] + first_line}: {column.name} is {value!r}: a number above 0.")
+        value = "empty" if pd.isna(column[wrong[0]]) else f"{column[wrong[0]]}"
+        must = "it must be a number, 0 or above" if zero else "it must be a number above 0"
+        raise InputError(f"{name}, line {wrong[0] + first_line}: {column.name} is {value}: {must}.")
     return numbers

@@ -28,10 +28,11 @@ def everything(
     if len(thresholds) > 1:
         figures["targets"] = against_threshold(thresholds)
     for i, one in enumerate(fits):
-        name = canvas.stem(one)
+        name = canvas.stem(one, fits)
         if one.comparison.forms:
             figures[f"forms_{name}"] = forms(one, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        if evaluations is not None and len(evaluations) and one.curve.threshold is not None:
+        trained = evaluations is not None and one.curve.group in set(evaluations["group"])
+        if evaluations is not None and trained and one.curve.threshold is not None:
             figures[f"crossings_{name}"] = crossings(evaluations, one)
     return figures
 
@@ -47,7 +48,7 @@ def profile(fits: list[Fit]) -> Figure:
         b = np.unique(np.interp(np.linspace(-4, 4, 400), confidence.z, confidence.values))
         p = 2 * ndtr(-np.abs(np.interp(b, confidence.values, confidence.z)))
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(b, p, color=colour, ls=DASHES[i % len(DASHES)], label=one.curve.name)
+        axes.plot(b, p, color=colour, ls=DASHES[i % len(DASHES)], label=canvas.short_name(one))
         if one.measured_b_star is not None:
             axes.plot(one.measured_b_star, 1.05, marker="*", ms=11, color=colour, mec=INK, mew=0.6, clip_on=False)
             ends.append(one.measured_b_star)
@@ -67,7 +68,7 @@ def profile(fits: list[Fit]) -> Figure:
     if ends:
         canvas.power_ticks(axes, max(min(ends), max(ends) / 200) / 1.3, max(ends) * 1.3)
     axes.set_title("profile likelihood of b*   (★ measured)")
-    axes.legend()
+    canvas.legend(axes, fits)
     return figure
 
 
@@ -82,7 +83,7 @@ def probability(fits: list[Fit]) -> Figure:
             continue
         at = np.array([sizes.index(b) for b in again.sizes]) + (i - (len(fits) - 1) / 2) * width
         colour = COLOURS[i % len(COLOURS)]
-        axes.bar(at, again.measured, width * 0.92, color=colour, label=one.curve.name)
+        axes.bar(at, again.measured, width * 0.92, color=colour, label=canvas.short_name(one))
         shown = again.fitted > 0.004
         axes.plot(
             at[shown], again.fitted[shown], ls="", marker="_", ms=max(4.0, 60 * width / len(sizes)), mew=1.8, color=INK
@@ -92,14 +93,14 @@ def probability(fits: list[Fit]) -> Figure:
     axes.grid(axis="x", visible=False)
     axes.set(xlabel="batch size b", ylabel="probability of the least N·b", ylim=(0, 1.02))
     axes.set_title("minimiser over 2,000 resamples of the runs")
-    axes.legend()
+    canvas.legend(axes, fits)
     return figure
 
 
 def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
     """b* against the threshold: fitted with its interval, measured as stars."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
-    names = {one.curve.label: one.curve.name for fits in thresholds.values() for one in fits}
+    names = {one.curve.label: canvas.short_name(one) for fits in thresholds.values() for one in fits}
     at = sorted(thresholds)
     for i, label in enumerate(names):
         found = [next((one for one in thresholds[t] if one.curve.label == label), None) for t in at]
@@ -132,7 +133,7 @@ def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_title("b* against the threshold   (★ measured, bars 95 %)")
-    axes.legend()
+    canvas.legend(axes, next(iter(thresholds.values())))
     return figure
 
 
@@ -157,7 +158,7 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
         axes.plot(b[shown], n[shown], color=COLOURS[i], ls=DASHES[i], lw=1.5, label=f"{form.title} ({told})")
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="steps to target N(b)")
     size_ticks(axes, [one])
-    axes.set_title(f"{one.curve.name}: forms of N(b)")
+    axes.set_title(f"{canvas.short_name(one)}: forms of N(b)")
     axes.legend(fontsize=7)
     return figure
 
@@ -202,6 +203,6 @@ def crossings(evaluations: pd.DataFrame, one: Fit) -> Figure:
         ylim=(threshold * 0.82 * 0.955 ** len(sizes), threshold * 5),
     )
     plain_ticks(axes)
-    axes.set_title(f"{one.curve.name}: crossings (bars: the bracket of each run)")
+    axes.set_title(f"{canvas.short_name(one)}: crossings (bars: the bracket of each run)")
     axes.legend(fontsize=7, loc="lower left")
     return figure

@@ -30,9 +30,10 @@ class Difference:
         return (low is not None and low > 0) or (high is not None and high < 0)
 
     def __str__(self) -> str:
-        ends = ("" if end is None else f"{2**end:.2g}" for end in self.interval)
+        ends = ("open" if end is None else f"{2**end:.3g}" for end in self.interval)
         verdict = "they differ" if self.decided else "undecided"
-        return f"b* of {self.one} / {self.other} = {2**self.octaves:.2g} (95 % {'–'.join(ends)}): {verdict}"
+        ratio = f"{2**self.octaves:.3g} (95 % {'–'.join(ends)})"
+        return f"b* of {self.one} / {self.other} in the paper's form = {ratio}: {verdict}"
 
 
 def difference(one: Fit, other: Fit) -> Difference | None:

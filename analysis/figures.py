@@ -35,7 +35,8 @@ def draw(
         figures = everything(fits, evaluations, thresholds, reference)
         figures["overview"] = overview(fits)
         if evaluations is not None and len(evaluations):
-            figures["metric_vs_steps"] = metric_against_steps(evaluations, fits)
+            known = set(evaluations["group"])
+            figures["metric_vs_steps"] = metric_against_steps(evaluations, [f for f in fits if f.curve.group in known])
         return [path for name, figure in figures.items() for path in canvas.save(figure, folder / name)]
 
 
@@ -48,7 +49,9 @@ def everything(
     """Single-panel figures by name: the paper's, then ours. reference: the curve that r comes from."""
     figures = {"steps_to_target": steps_to_target(fits), "sfo": sfo(fits)}
     if evaluations is not None and len(evaluations):
-        figures |= {f"metric_{canvas.stem(one)}": metric_against_steps(evaluations, [one]) for one in fits}
+        known = set(evaluations["group"])
+        trained = [one for one in fits if one.curve.group in known]
+        figures |= {f"metric_{canvas.stem(one, fits)}": metric_against_steps(evaluations, [one]) for one in trained}
     found = theory(fits, reference)
     if found is not None:
         figures["estimated"] = estimated(fits, found)
@@ -58,14 +61,14 @@ def everything(
 def steps_to_target(fits: list[Fit]) -> Figure:
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     _steps(axes, fits)
-    axes.legend()
+    canvas.legend(axes, fits)
     return figure
 
 
 def sfo(fits: list[Fit]) -> Figure:
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     _sfo(axes, fits)
-    axes.legend()
+    canvas.legend(axes, fits)
     return figure
 
 
@@ -105,7 +108,7 @@ def estimated(fits: list[Fit], found: Theory) -> Figure:
     for marker, text in keys.items():
         axes.plot([], [], ls="", marker=marker, ms=6, color=FAINT, mew=1.5, label=text)
     axes.plot([], [], ls="", marker="D", ms=6, mfc="none", mec=FAINT, mew=1.2, label="from the measured b*")
-    axes.set_yticks(range(len(fits)), [one.curve.name for one in fits])
+    axes.set_yticks(range(len(fits)), [canvas.short_name(one) for one in fits])
     axes.set(ylim=(len(fits) - 0.5, -0.5), xlabel="critical batch size b*")
     canvas.power_ticks(axes, min(at) / 1.6, max(at) * 1.6)
     figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2, handletextpad=0.3)
@@ -166,7 +169,16 @@ def _medians(axes: Axes, one: Fit, index: int, colour: str, scale: float | None)
     values = medians.to_numpy() * (b if scale is None else scale)
     marker = MARKERS[index % len(MARKERS)]
     axes.plot(
-        b, values, ls="", marker=marker, ms=5.5, color=colour, mec="white", mew=0.6, label=one.curve.name, zorder=3
+        b,
+        values,
+        ls="",
+        marker=marker,
+        ms=5.5,
+        color=colour,
+        mec="white",
+        mew=0.6,
+        label=canvas.short_name(one),
+        zorder=3,
     )
 
 
@@ -212,7 +224,7 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
             axes.plot(median.index, median["median"], color=shade, lw=1.5, label=f"b = {b}")
         if one.curve.threshold is not None:
             axes.axhline(one.curve.threshold, color=INK, lw=0.8, ls=":")
-        axes.set(xscale="log", yscale="log", title=one.curve.name)
+        axes.set(xscale="log", yscale="log", title=canvas.short_name(one))
         plain_ticks(axes)
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()

@@ -146,7 +146,12 @@ class Fit:
         return hyperbola(b, self.n_inf, self.b0 or 0.0)
 
     def band(self, b: Array) -> tuple[Array, Array]:
-        """The pointwise 95 % profile-likelihood band of N(b): its least and greatest value over the region."""
+        """The pointwise 95 % profile-likelihood band of N(b): its least and greatest value over the region.
+
+        Raises ValueError where there is no fit.
+        """
+        if self.n_inf is None:
+            raise ValueError(f"{self.curve.label}: there is no fit to draw a band around.")
         curves = hyperbola(b, self.region[:, :1], self.region[:, 1:])
         return curves.min(0), curves.max(0)
 
@@ -156,7 +161,8 @@ class Fit:
         assert self.path is not None
         assert self.problem is not None
         assert self.theta is not None
-        return _region(self.problem, self.theta, self.path)
+        own = np.array([[self.n_inf, self.b0 or 0.0]])
+        return np.concatenate([own, _region(self.problem, self.theta, self.path)])
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, intervals as pairs and notes, ready for JSON."""
@@ -187,7 +193,7 @@ def fit(curve: Curve, growing_spread: bool = False) -> Fit:
     reached = seen.reached
     sizes = np.unique(seen.b[reached])
     used = min(2, len(sizes))
-    if reached.sum() - used < 1:
+    if (reached & np.isfinite(seen.low)).sum() - used < 1:  # an N with no lower end informs neither b0 nor σ
         return Fit(curve)
     problem = Problem(seen, HYPERBOLA, np.ones((1, len(seen.b))), sizes[:1], growing_spread)
     theta, top = _best(problem)
@@ -208,14 +214,10 @@ def _best(problem: Problem) -> tuple[Array, float]:
     """The best of several starts: parameters (1, p) and ln L."""
     seen = problem.seen
     shapes = problem.model.starts(seen.b[seen.reached])
-    start = np.column_stack(
-        [
-            np.full(len(shapes), seen.middle().min()),
-            shapes,
-            np.full(len(shapes), math.log(0.3)),
-            *([np.full(len(shapes), math.log(0.3))] if problem.growing else []),
-        ]
-    )
+    ones = np.ones((len(shapes), 1))
+    start = np.hstack([ones * seen.middle().min(), shapes, ones * math.log(0.3)])
+    if problem.growing:
+        start = np.vstack([np.hstack([start, ones * math.log(kappa)]) for kappa in (0.01, 0.3, 1.0)])
     theta, value = maximise(problem, start)
     best = int(value.argmax())
     return theta[[best]], float(value[best])
@@ -243,7 +245,8 @@ def _intervals(found: Fit, problem: Problem, theta: Array, top: float, used: int
     at = theta if v > 0 else path[[int(np.abs(values).argmin())]]
     found.sigma = float(math.exp(at[0, 2]))
     found.kappa = float(math.exp(at[0, 3])) if problem.growing else None
-    if likelihoods[-1] < top - 1e-4:  # otherwise N∞ and b0 run off to 0 and the pivot together
+    # A flat end: N∞ and b0 run off to 0 and the pivot together. A rising curve has no N∞.
+    if likelihoods[-1] < top - 1e-4 and not found.rising:
         found.n_inf = float(math.exp(at[0, 0]))
         found.b0 = float(b0_of(v, pivot)) if v > 0 else None
 
@@ -276,11 +279,11 @@ def _region(problem: Problem, theta: Array, path: Array) -> Array:
     used = min(2, len(np.unique(problem.seen.b[problem.seen.reached])))
     best = maximise(problem, theta)[1][0]
     path = path[path[:, 1] >= 0]
-    path = path[:: max(1, len(path) // 16)] if len(path) else theta
+    path = path[:: max(1, len(path) // 16)]
     widths = np.linspace(-1, 1, 33) * 5 * profiling.standard_error(problem, theta, 0)
     points = np.repeat(path, len(widths), 0)
     points[:, 0] += np.tile(widths, len(path))
     likelihoods = maximise(problem, points, fixed=(0, 1))[1]
     inside = profiling.calibrated(2 * (best - likelihoods), count, used) <= LIMIT
-    outline = np.concatenate([points[inside], theta, path])
+    outline = points[inside]
     return np.column_stack([np.exp(outline[:, 0]), b0_of(outline[:, 1], problem.pivot)])

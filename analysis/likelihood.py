@@ -197,7 +197,10 @@ def maximise(
     live = np.arange(len(theta))
     for _ in range(60):
         part = _rows(problem, live, len(theta))
-        step = _step(gradient[live][:, free], -curvature[live][:, free][:, :, free], damping[live])
+        slope = gradient[live][:, free]
+        at = theta[live][:, free]
+        stuck = ((at <= low[free]) & (slope < 0)) | ((at >= high[free]) & (slope > 0))
+        step = _step(slope, -curvature[live][:, free][:, :, free], stuck, damping[live])
         trial = theta[live].copy()
         trial[:, free] = np.clip(trial[:, free] + step, low[free], high[free])
         new_value, new_gradient, new_curvature = part.evaluate(trial)
@@ -224,8 +227,10 @@ def _rows(problem: Problem, rows: NDArray[np.intp], size: int) -> Problem:
     return Problem(seen, problem.model, taken(problem.weights), taken(problem.pivot), problem.growing)
 
 
-def _step(gradient: Array, curvature: Array, damping: Array) -> Array:
-    """A Newton step (B, q) no longer than 2 in any parameter."""
+def _step(gradient: Array, curvature: Array, stuck: Mask, damping: Array) -> Array:
+    """A Newton step (B, q) no longer than 2 in any parameter; those stuck at their limit stay."""
+    gradient = np.where(stuck, 0.0, gradient)
+    curvature = np.where(stuck[:, :, None] | stuck[:, None, :], np.eye(gradient.shape[1]), curvature)
     scale = np.sqrt(np.maximum(np.abs(np.einsum("bpp->bp", curvature)), 1e-8))
     values, vectors = np.linalg.eigh(curvature / (scale[:, :, None] * scale[:, None, :]))
     values = np.maximum(np.abs(values), 1e-6) + damping[:, None]

@@ -128,7 +128,7 @@ def _power_starts(reached: Array) -> Array:
     return np.stack([c.ravel(), q.ravel()], -1)
 
 
-_B_LIMITS = (math.log(1e-4), math.log(1e9))
+_B_LIMITS = (math.log(1e-4), math.log(1e15))
 
 HYPERBOLA = Model(
     "hyperbola",

@@ -66,8 +66,9 @@ def trial_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def from_study(study: Path, threshold: float | None = None) -> list[Curve]:
+def from_study(study: Path | str, threshold: float | None = None) -> list[Curve]:
     """One curve per task and optimizer of a study, at one threshold (the lowest that all its runs share)."""
+    study = Path(study)
     return from_runs(read_study(study), study, threshold)
 
 

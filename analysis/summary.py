@@ -27,7 +27,7 @@ def curves(fits: list[Fit]) -> Table:
         "b* measured (least median N·b) and fitted (N∞ b/(b − b0)), with 95 % profile-likelihood intervals.",
         [
             "curve",
-            "FID",
+            "target",
             "runs",
             "censored",
             "diverged",
@@ -105,17 +105,19 @@ def forms(fits: list[Fit]) -> Table:
 
 def _parameters(form: Form) -> str:
     names = {"n_inf": "S_min" if form.name == "two_term" else "N∞", "sigma": "σ"}
-    return ", ".join(
-        f"{names.get(name, name)} = {with_interval(value, form.intervals.get(name, (None, None)))}"
-        for name, value in form.values.items()
-    )
+    told = []
+    for name, value in form.values.items():
+        low, high = form.intervals.get(name, (None, None))
+        ends = "" if low is None and high is None else f" ({with_interval(None, (low, high))})"
+        told.append(f"{names.get(name, name)} = {short(value)}{ends}")
+    return ", ".join(told)
 
 
 def probabilities(fits: list[Fit]) -> Table:
     """How often each swept batch size has the least N·b when the runs are drawn again."""
     table = Table(
         "probabilities",
-        "Probability that each swept b is the minimiser of N·b: by the medians of runs drawn again 2,000 times "
+        "Probability that each swept b is the minimiser of N·b: its share of 2,000 resamples, by medians of runs drawn "
         "(simulated where a batch size has one run), and by the refitted form.",
         ["curve", "b", "by medians", "by the fit", "refits"],
     )
@@ -166,7 +168,8 @@ def differences(fits: list[Fit]) -> list[Difference]:
 def differences_table(fits: list[Fit]) -> Table:
     table = Table(
         "differences",
-        "Ratios of b*, with the 95 % interval of the joint profile likelihood; 1 octave is a factor of 2.",
+        "Ratios of b* under the paper's form, each with its own 95 % interval (joint profile likelihood, no correction "
+        "for the number of pairs); 1 octave is a factor of 2.",
         ["pair", "ratio of b* (95 %)", "octaves (95 %)", "verdict"],
     )
     for found in differences(fits):

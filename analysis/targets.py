@@ -62,9 +62,14 @@ def from_evaluations(frame: pd.DataFrame, threshold: float) -> list[Curve]:
     for column in ("batch_size", "step", "value"):
         if column not in frame:
             raise InputError(f"the evaluations have no column {column!r}: they need batch_size, step, value.")
+    if frame.empty:
+        raise InputError("the evaluations have no rows.")
+    frame = frame.assign(**{c: pd.to_numeric(frame[c], errors="coerce") for c in ("step", "value")})
+    if not np.isfinite(frame["step"]).all():
+        raise InputError("the evaluations have a step that is not a number.")
     apart = [c for c in ("curve", "optimizer", "batch_size", "seed") if c in frame]
     rows = []
-    for values, run in frame.groupby(apart, sort=False):
+    for values, run in frame.groupby(apart, sort=False, dropna=False):
         run = run.sort_values("step")
         broken = run.loc[~np.isfinite(run["value"]), "step"]
         until = broken.iloc[0] if len(broken) else np.inf

@@ -39,7 +39,7 @@ class Theory:
 
 
 def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
-    """Closed forms for every curve whose facts are known, r taken from one of them.
+    """Closed forms for every curve of the same network whose facts are known, r taken from one of them.
 
     reference: the label or optimizer of that curve; without it Adam's, else the first with a measured b*.
     None where no curve can serve. Raises InputError where the named one can't.
@@ -57,6 +57,8 @@ def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
     source = next((one for one in able if one.curve.optimizer == "adam"), able[0])
     known_factor = factors[source.curve.label]
     assert source.measured_b_star is not None
+    same = {f.curve.label for f in fits if f.curve.facts.get("parameters") == source.curve.facts["parameters"]}
+    factors = {label: value for label, value in factors.items() if label in same}
     low, high = (None if end is None else end / known_factor for end in source.b_star_ci)
     fitted = None if source.b_star is None else source.b_star / known_factor
     return Theory(source.curve.name, source.measured_b_star / known_factor, fitted, (low, high), factors)
