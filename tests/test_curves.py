@@ -63,8 +63,12 @@ def test_curves_are_kept_apart_by_curve_optimizer_and_threshold() -> None:
 def test_csv_and_parquet_hold_the_same_curves(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "curve.csv", index=False)
     frame().to_parquet(tmp_path / "curve.parquet")
-    (one,), (other,) = from_file(tmp_path / "curve.csv"), from_file(tmp_path / "curve.parquet")
-    assert one.fit().b_star == other.fit().b_star
+    nullable = frame().convert_dtypes()
+    assert str(nullable["batch_size"].dtype) == "Int64"
+    nullable.to_parquet(tmp_path / "nullable.parquet")
+    (one,), (other,) = from_file(str(tmp_path / "curve.csv")), from_file(tmp_path / "curve.parquet")
+    (third,) = from_file(tmp_path / "nullable.parquet")
+    assert one.fit().b_star == other.fit().b_star == third.fit().b_star
 
 
 def test_fit_from_csv(tmp_path: Path) -> None:
@@ -103,11 +107,20 @@ def test_fit_from_csv(tmp_path: Path) -> None:
     [
         ("batch_size,steps\n1,2\n", "no column 'outcome'"),
         ("batch_size,steps,outcome\n0,2,reached\n", "line 2: batch_size is"),
-        ("batch_size,steps,outcome\n2,x,reached\n", "line 2: steps is 'x'"),
+        ("batch_size,steps,outcome\n2,x,reached\n", "line 2: steps is x: it must be a number above 0"),
         ("batch_size,steps,outcome\n2,5,reached\n2,5,reechd\n", "line 3: outcome is 'reechd': did you mean reached?"),
         ("batch_size,steps,outcome,lower\n2,5,reached,6\n", "line 2: lower is 6: it must be below steps"),
         ("batch_size,steps,outcome,threshold\n2,5,reached,-1\n", "line 2: threshold is"),
         ("batch_size,steps,outcome\n", "has no rows"),
+        ("batch_size,steps,outcome\n2,5,\n", "line 2: outcome is ''"),
+        ("batch_size,steps,outcome\n2,inf,reached\n", "line 2: steps is inf"),
+        ("batch_size,steps,outcome\n,5,reached\n", "line 2: batch_size is empty"),
+        ("batch_size,steps,outcome,lower\n2,5,reached,abc\n", "line 2: lower is abc: it must be a number, 0 or above"),
+        ("batch_size,steps,outcome,beta1\n2,5,reached,half\n", "line 2: beta1 is half"),
+        (
+            "batch_size,steps,outcome,seed\n2,5,reached,0\n2,6,reached,0\n",
+            "line 3: batch_size 2, seed 0 stands a second",
+        ),
     ],
 )
 def test_a_bad_csv_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
@@ -122,6 +135,21 @@ def test_nothing_given_is_one_sentence(tmp_path: Path) -> None:
     done = command("report", cwd=tmp_path, module="analysis")
     assert done.returncode == 2
     assert "give a study's folder" in done.stderr
+
+
+def test_files_with_one_name_are_told_apart_and_thresholds_chosen(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        parts = [frame().assign(threshold=t) for t in (40.0, 60.0)]
+        pd.concat(parts).to_csv(tmp_path / folder / "curve.csv", index=False)
+    both = ("fit", "--csv", "x/curve.csv", "--csv", "y/curve.csv", "--threshold", "40")
+    done = command(*both, "--json", cwd=tmp_path, module="analysis")
+    assert done.returncode == 0, done.stderr
+    labels = [c["label"] for c in json.loads(done.stdout)["curves"]]
+    assert labels == ["x/curve.csv: ≤ 40", "y/curve.csv: ≤ 40"]
+    wrong = command("fit", "--csv", "x/curve.csv", "--threshold", "50", cwd=tmp_path, module="analysis")
+    assert wrong.returncode == 2
+    assert "threshold is 50: x/curve.csv has 40, 60" in wrong.stderr
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,33 @@ def test_a_spread_that_grows_towards_b0_is_found() -> None:
     assert any("--growing-spread" in note for note in one.notes)
 
 
+def test_a_growing_spread_is_never_less_likely_than_a_constant_one() -> None:
+    """κ → 0 is the constant spread: nested, and at κ's limit the other parameters still reach their maximum."""
+    for random in range(6):
+        curve = simulated(5.0, 0.1, 3, random=random)
+        one, other = fit(curve), fit(curve, growing_spread=True)
+        assert other.log_likelihood > one.log_likelihood - 1e-3  # type: ignore[operator]
+        low, high = other.n_inf_ci
+        assert low < one.n_inf < high  # type: ignore[operator]
+
+
+def test_the_band_is_around_the_fit_even_where_b0_is_at_its_bound() -> None:
+    found = fit(curve(runs((4, 1000), (8, 996), (16, 1003), (32, 1001), seeds=2, spread=0.01)))
+    assert found.b0 is None or found.b0 < 0.2
+    low, high = found.band(np.array([8.0]))
+    assert low[0] < found.predict(np.array([8.0]))[0] < high[0]
+    with pytest.raises(ValueError, match="no fit to draw a band around"):
+        fit(curve(runs((4, 50)))).band(np.array([8.0]))
+
+
+def test_runs_that_have_no_lower_end_bound_nothing() -> None:
+    """All below the target at their first evaluation: N∞, b0 and σ are open, and no number is claimed."""
+    found = fit(curve([(b, s, "reached", 0, 1000) for b in FOUR for s in range(3)]))
+    assert found.n_inf is None
+    assert found.n_inf_ci == found.sfo_ci == found.b_star_ci == (None, None)
+    assert any("Too few runs whose N has two ends" in note for note in found.notes)
+
+
 def runs(*curve_points: tuple[int, float], seeds: int = 1, spread: float = 0.0) -> Rows:
     """Exact runs at (b, N), each seed later by a share `spread`."""
     return [(b, s, "reached", math.nan, n * (1 + spread * s)) for b, n in curve_points for s in range(seeds)]

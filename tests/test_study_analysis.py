@@ -54,6 +54,15 @@ def test_another_width_is_another_curve_and_two_studies_stand_side_by_side(
     assert "other: Adam" in done.stdout
 
 
+def test_a_study_and_a_file_side_by_side(study: Path, tmp_path: Path) -> None:
+    rows = "\n".join(f"{b},{s},reached,{1000 + 3000 // b + 10 * s}" for b in (4, 8, 16, 32) for s in range(3))
+    (tmp_path / "mine.csv").write_text(f"batch_size,seed,outcome,steps\n{rows}\n")
+    for action in ("plots", "report"):
+        done = command(action, "results/sweep", "--csv", "mine.csv", cwd=tmp_path, module="analysis")
+        assert done.returncode == 0, done.stderr
+    assert "mine: all" in (study / "report.html").read_text()
+
+
 def test_a_study_in_which_nothing_arrived_is_drawn_and_says_so(tmp_path: Path) -> None:
     assert command("-m", *TINY, "batch_size=16,64", "target.budget_steps=30", cwd=tmp_path).returncode == 0
     for action in ("plots", "report"):

@@ -109,6 +109,14 @@ def test_another_data_set_with_the_same_model_is_predicted() -> None:
     assert carried * 32 / lsun.measured_b_star == pytest.approx(1.7, abs=0.05)
 
 
+def test_r_is_not_carried_to_another_network() -> None:
+    one, other = fitted("adam", 1e-4), fitted("rmsprop", 1e-4)
+    other.curve.facts["parameters"] = 70_433_795
+    found = theory([one, other])
+    assert found is not None
+    assert found.estimate("rmsprop") is None
+
+
 def test_the_table_has_a_b_and_c_under_the_stated_normalisation() -> None:
     adam = fitted("adam", 1e-4)
     table = summary.theories([adam], theory([adam]))
