@@ -153,7 +153,9 @@ def _plots(given: argparse.Namespace) -> None:
     sources = _read(given)
     fits = [one for source in sources for one in source.fits]
     folder = given.out or _beside(given) / "figures"
-    drawn = figures.draw(fits, _trajectories(sources), _at_thresholds(sources), folder, given.reference)
+    drawn = figures.draw(
+        fits, _trajectories(sources), _at_thresholds(sources, given.growing_spread), folder, given.reference
+    )
     print(summary.text(fits, given.reference))
     names = [path.stem for path in drawn if path.suffix == ".png"]
     print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
@@ -166,7 +168,7 @@ def _report(given: argparse.Namespace) -> None:
     report.refuse_folder(out)
     sources = _read(given)
     command = ["python", "-m", "analysis", *sys.argv[1:]]
-    thresholds = _at_thresholds(sources)
+    thresholds = _at_thresholds(sources, given.growing_spread)
     report.write(out, sources, _trajectories(sources), thresholds, given.reference, command)
     for source in sources:
         for one in source.fits:
@@ -185,16 +187,17 @@ def _trajectories(sources: list[Source]) -> pd.DataFrame:
     return trajectories([run for source in sources for run in source.runs])
 
 
-def _at_thresholds(sources: list[Source]) -> dict[float, list[Fit]]:
+def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, list[Fit]]:
     """One study's fits at its threshold and at a quarter octave to an octave above, for the figure."""
     if len(sources) != 1 or not sources[0].runs:
         return {}
     source = sources[0]
+    from analysis.fit import fit_all
     from analysis.targets import curves_at
 
     lowest = max(min(run.result.outcomes) for run in source.runs)
-    thresholds = [float(f"{lowest * 2**k:.3g}") for k in (0, 0.25, 0.5, 0.75, 1)]
-    return {t: [curve.fit() for curve in curves_at(source.runs, source.path, t)] for t in thresholds if t >= lowest}
+    thresholds = [lowest, *(float(f"{lowest * 2**k:.3g}") for k in (0.25, 0.5, 0.75, 1))]
+    return {t: fit_all(curves_at(source.runs, source.path, t), growing_spread) for t in thresholds}
 
 
 def _targets(given: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.likelihood import Observations, Problem, maximise, terms
+from analysis.likelihood import Observations, Problem, grown, maximise, terms
 from analysis.models import HYPERBOLA_FROM_SFO, Array, b0_of, hyperbola, v_of
 from analysis.profile import LIMIT, Interval, calibrated
 
@@ -54,8 +54,7 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
         return None
     rng = np.random.default_rng(random)
     seen = fit.problem.seen
-    runs = np.unique(seen.b[seen.reached], return_counts=True)[1]
-    drawn = bool(runs.min() >= ENOUGH)
+    drawn = min((seen.b == b).sum() for b in np.unique(seen.b[seen.reached])) >= ENOUGH
     problem = _drawn(fit.problem, resamples, rng) if drawn else _simulated(fit, resamples, rng)
     theta, top = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
     b0, n_inf = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0), np.exp(theta[:, 0])
@@ -115,10 +114,8 @@ def _distances(fit: Fit, problem: Problem, theta: Array, top: Array) -> dict[str
         return np.sign(at - start[:, index]) * calibrated(2 * (top - less), counts, 2)
 
     size = len(theta)
-    below = fit.b0 < problem.pivot  # elsewhere some run arrived where by the estimate none can
-    v = v_of(np.where(below, fit.b0, 0.5 * problem.pivot), problem.pivot)
     found = {
-        "b_star": np.where(below, distance(problem, theta, 1, v), 8.0),
+        "b_star": distance(problem, theta, 1, v_of(fit.b0, problem.pivot)),
         "n_inf": distance(problem, theta, 0, np.full(size, math.log(fit.n_inf))),
     }
     shifted = theta.copy()
@@ -139,6 +136,8 @@ def _medians(steps: Array) -> Array:
     """The median of each row, a miss counting as infinite."""
     ordered = np.sort(steps, 1)
     m = steps.shape[1]
+    if m == 0:  # every run there diverged
+        return np.full(len(steps), np.inf)
     low, high = ordered[:, (m - 1) // 2], ordered[:, m // 2]
     return np.where(np.isinf(high), np.inf, 0.5 * (low + np.where(np.isinf(high), 0, high)))
 
@@ -175,9 +174,11 @@ def _simulated(fit: Fit, resamples: int, rng: np.random.Generator) -> Problem:
     assert fit.sigma is not None
     seen = fit.problem.seen
     count = float(seen.reached.sum())
-    sigma = fit.sigma * math.sqrt(count / max(count - 2, 1))
+    sigma: float | Array = fit.sigma * math.sqrt(count / max(count - 2, 1))
     with np.errstate(divide="ignore"):
         centre = np.log(hyperbola(seen.b, fit.n_inf, fit.b0 or 0.0))
+    if fit.kappa is not None:
+        sigma = grown(np.array(sigma), np.array(fit.kappa), centre - math.log(fit.n_inf))[0]
     y = centre + sigma * rng.normal(size=(resamples, len(seen.b)))
     low, high = _seen_as(seen, y)
     arrived = np.where(np.isfinite(high), seen.b, np.inf)
@@ -202,6 +203,8 @@ def _seen_as(seen: Observations, y: Array) -> tuple[Array, Array]:
     first = seen.reached & np.isinf(seen.low)  # the first evaluation was below already
     before = first & (y <= seen.high)
     high, low = np.where(before, seen.high, high), np.where(before, -np.inf, low)
-    budget = float(seen.low[~seen.reached].max()) if (~seen.reached).any() else np.inf
+    budget = np.full(len(seen.b), float(seen.low[~seen.reached].max()) if (~seen.reached).any() else np.inf)
+    for b in np.unique(seen.b[~seen.reached]):
+        budget[seen.b == b] = seen.low[~seen.reached & (seen.b == b)].max()
     late = y > budget
     return np.where(late, budget, low), np.where(late, np.inf, high)

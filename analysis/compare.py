@@ -12,7 +12,7 @@ from analysis import profile as profiling
 from analysis.likelihood import Observations, Problem, maximise
 from analysis.models import HYPERBOLA, POWER_LAW, TWO_TERM, Array, Model, b0_of, power_law_b_star
 from analysis.monotone import Monotone, monotone
-from analysis.profile import Confidence, Interval
+from analysis.profile import Interval
 
 if TYPE_CHECKING:
     from analysis.curves import Curve
@@ -134,11 +134,10 @@ def _interval(problem: Problem, best: Array, top: float, index: int) -> Interval
     """The 95 % profile interval of exp(parameter)."""
     limits = problem.model.limits[index - 1]
     error = profiling.standard_error(problem, best, index)
-    values = profiling.grid(float(best[0, index]), error, *limits)
-    found, _ = profiling.profile(problem, index, values, best)
-    runs = float(problem.seen.reached.sum())
-    z = np.sign(values - best[0, index]) * profiling.calibrated(2 * (top - found), runs, problem.parameters - 1)
-    low, high = Confidence(values, z).interval()
+    centre = float(best[0, index])
+    scale = profiling.Scale(top, float(problem.seen.reached.sum()), problem.parameters - 1)
+    values = profiling.grid(centre, error, *limits)
+    low, high = profiling.confidence(problem, index, centre, values, best, scale)[0].interval()
     return None if low is None else math.exp(low), None if high is None else math.exp(high)
 
 

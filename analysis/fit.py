@@ -26,7 +26,7 @@ from analysis.models import (
     hyperbola,
     least_sfo,
 )
-from analysis.profile import LIMIT, Confidence, Interval
+from analysis.profile import LIMIT, Confidence, Interval, Scale
 
 if TYPE_CHECKING:
     from analysis.curves import Curve
@@ -49,6 +49,7 @@ class Fit:
     problem: Problem | None = field(default=None, repr=False)
     theta: Array | None = field(default=None, repr=False)
     path: Array | None = field(default=None, repr=False)
+    scale: Scale | None = field(default=None, repr=False)
     n_inf: float | None = None
     b0: float | None = None
     sigma: float | None = None
@@ -161,8 +162,9 @@ class Fit:
         assert self.path is not None
         assert self.problem is not None
         assert self.theta is not None
+        assert self.scale is not None
         own = np.array([[self.n_inf, self.b0 or 0.0]])
-        return np.concatenate([own, _region(self.problem, self.theta, self.path)])
+        return np.concatenate([own, _region(self.problem, self.theta, self.path, self.scale)])
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, intervals as pairs and notes, ready for JSON."""
@@ -226,27 +228,25 @@ def _best(problem: Problem) -> tuple[Array, float]:
 def _intervals(found: Fit, problem: Problem, theta: Array, top: float, used: int) -> None:
     """Fill in estimates and confidence curves from the profiles of b*, N∞ and the SFO at b*."""
     pivot, v = float(problem.pivot[0]), float(theta[0, 1])
-    count = profiling.information(problem, theta)
     values = profiling.grid(v, profiling.standard_error(problem, theta, 1), *V_LIMITS)
-    likelihoods, path = profiling.profile(problem, 1, values, theta)
-    top = max(top, float(likelihoods.max()))
-    z = np.sign(values - v) * profiling.calibrated(2 * (top - likelihoods), count, used)
-    found.path = path[np.abs(z) <= LIMIT]
-    found.log_likelihood = top
-    found.curves["b_star"] = Confidence(values, z)
-    found.curves["n_inf"] = _profiled(problem, theta, path, top, count, used)
+    top = max(top, float(profiling.profile(problem, 1, values, theta)[0].max()))
+    scale = Scale(top, profiling.information(problem, theta), used)
+    found.scale, found.log_likelihood = scale, top
+    found.curves["b_star"], path = profiling.confidence(problem, 1, v, values, theta, scale)
+    z = found.curves["b_star"].z
+    found.path = path[np.abs(z) <= LIMIT * 1.0001]
+    found.curves["n_inf"] = _profiled(problem, theta, path, scale)
     positive = path[path[:, 1] > 1e-4]
     if len(positive):
         centre = theta if v > 1e-4 else theta[:0]
         from_sfo = replace(problem, model=HYPERBOLA_FROM_SFO)
-        found.curves["sfo"] = _profiled(
-            from_sfo, _with_sfo(centre, pivot), _with_sfo(positive, pivot), top, count, used
-        )
-    at = theta if v > 0 else path[[int(np.abs(values).argmin())]]
+        found.curves["sfo"] = _profiled(from_sfo, _with_sfo(centre, pivot), _with_sfo(positive, pivot), scale)
+    at = theta if v > 0 else profiling.profile(problem, 1, np.zeros(1), theta)[1]
     found.sigma = float(math.exp(at[0, 2]))
     found.kappa = float(math.exp(at[0, 3])) if problem.growing else None
     # A flat end: N∞ and b0 run off to 0 and the pivot together. A rising curve has no N∞.
-    if likelihoods[-1] < top - 1e-4 and not found.rising:
+    flat = float(maximise(problem, path[-1:], fixed=(1,))[1][0]) > top - 1e-4
+    if not flat and not found.rising:
         found.n_inf = float(math.exp(at[0, 0]))
         found.b0 = float(b0_of(v, pivot)) if v > 0 else None
 
@@ -258,7 +258,7 @@ def _with_sfo(theta: Array, pivot: float) -> Array:
     return shifted
 
 
-def _profiled(problem: Problem, theta: Array, path: Array, top: float, count: float, used: int) -> Confidence:
+def _profiled(problem: Problem, theta: Array, path: Array, scale: Scale) -> Confidence:
     """The confidence curve of the location, from a path along which the shape was profiled already.
 
     theta: the maximum (1, p), or (0, p) where it lies below every value that the location can take.
@@ -269,21 +269,20 @@ def _profiled(problem: Problem, theta: Array, path: Array, top: float, count: fl
     else:
         centre, inside, error = -math.inf, float(path[:, 0].min()), max(float(np.ptp(path[:, 0])) / 6, 1e-3)
     values = profiling.grid(inside, error, inside - 8.0, inside + 8.0)
-    likelihoods, _ = profiling.profile(problem, 0, values, np.concatenate([theta, path]))
-    return Confidence(values, np.sign(values - centre) * profiling.calibrated(2 * (top - likelihoods), count, used))
+    return profiling.confidence(problem, 0, centre, values, np.concatenate([theta, path]), scale)[0]
 
 
-def _region(problem: Problem, theta: Array, path: Array) -> Array:
+def _region(problem: Problem, theta: Array, path: Array, scale: Scale) -> Array:
     """For each b0 in its interval, both ends of N∞ at the likelihood of the interval's ends."""
-    count = profiling.information(problem, theta)
-    used = min(2, len(np.unique(problem.seen.b[problem.seen.reached])))
-    best = maximise(problem, theta)[1][0]
     path = path[path[:, 1] >= 0]
-    path = path[:: max(1, len(path) // 16)]
-    widths = np.linspace(-1, 1, 33) * 5 * profiling.standard_error(problem, theta, 0)
-    points = np.repeat(path, len(widths), 0)
-    points[:, 0] += np.tile(widths, len(path))
-    likelihoods = maximise(problem, points, fixed=(0, 1))[1]
-    inside = profiling.calibrated(2 * (best - likelihoods), count, used) <= LIMIT
-    outline = points[inside]
-    return np.column_stack([np.exp(outline[:, 0]), b0_of(outline[:, 1], problem.pivot)])
+    path = path[np.unique(np.linspace(0, len(path) - 1, 24).astype(int))]
+    shifts = np.linspace(-1, 1, 41) * 4 * profiling.standard_error(problem, theta, 0)
+    points = np.repeat(path, len(shifts), 0)
+    points[:, 0] += np.tile(shifts, len(path))
+    likelihoods = maximise(problem, points, fixed=(0, 1))[1].reshape(len(path), -1)
+    outline = []
+    for row, found in zip(path, likelihoods, strict=True):
+        low, high = Confidence(shifts, scale.z(shifts, 0.0, found)).interval()
+        ends = [0.0 if end is None or abs(end) > abs(shifts[0]) else end for end in (low, high)]
+        outline += [(math.exp(row[0] + end), float(b0_of(row[1], problem.pivot[0]))) for end in ends]
+    return np.array(outline)

@@ -115,8 +115,8 @@ class Problem:
     """A model, what was seen, and how much each run counts: B fits at once.
 
     weights: (B, n) or (1, n); 0 leaves a run out. pivot: (B,) or (1,), the smallest batch size that
-    reached its target in each. growth: None where σ is the same at every b; otherwise ln κ is one
-    parameter more, and σ_b = σ √(1 + (κ (N(b)/N∞ − 1))²), the spread that a run-to-run spread of b0 brings.
+    reached its target in each. growing: ln κ is one parameter more, and σ_b = σ √(1 + (κ (N(b)/N∞ − 1))²),
+    the spread that a run-to-run spread of b0 brings.
     """
 
     seen: Observations
@@ -140,15 +140,20 @@ class Problem:
         pivot = np.broadcast_to(self.pivot, (size,))
         g, slope = self.model.shape(self.seen.b, theta[:, 1 : 1 + k], pivot)
         sigma = np.exp(theta[:, 1 + k])[:, None]
-        by_eta = np.concatenate([np.ones((*g.shape, 1)), slope, np.zeros((*g.shape, 1 + self.growing))], -1)
+        above, lift = np.zeros(size), np.zeros((size, k))
+        if self.model.location is not None:
+            above, lift = self.model.location(theta[:, 1 : 1 + k], pivot)
+        by_eta = np.concatenate(
+            [np.ones((*g.shape, 1)), slope - lift[:, None, :], np.zeros((*g.shape, 1 + self.growing))], -1
+        )
         by_t = np.zeros_like(by_eta)
         by_t[..., 1 + k] = 1.0
         if self.growing:
-            sigma, share, rise = _grown(sigma, np.exp(theta[:, -1])[:, None], g)
+            sigma, share, rise = grown(sigma, np.exp(theta[:, -1])[:, None], g)
             by_t[..., 1 : 1 + k] = (share * rise)[..., None] * slope
             by_t[..., -1] = share
         used = self.weights > 0
-        t = terms(self.seen, theta[:, :1] + g, sigma)
+        t = terms(self.seen, theta[:, :1] - above[:, None] + g, sigma)
         w = np.where(used, self.weights, 0.0)
         value = np.where(used, w * t.value, 0.0).sum(-1)
         gradient = _sum(w * t.eta, by_eta) + _sum(w * t.t, by_t)
@@ -164,7 +169,7 @@ class Problem:
         return low, high
 
 
-def _grown(sigma: Array, kappa: Array, g: Array) -> tuple[Array, Array, Array]:
+def grown(sigma: Array, kappa: Array, g: Array) -> tuple[Array, Array, Array]:
     """σ_b, d ln σ_b/d ln κ, and d ln(excess)/dg."""
     excess = np.expm1(np.where(np.isfinite(g), np.clip(g, -3, 30), 0.0))
     x = (kappa * excess) ** 2

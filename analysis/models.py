@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,10 @@ Mask = NDArray[np.bool_]
 
 Shape = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(b (n,), shape (B, k), pivot (B,)) → g (B, n), dg/dshape (B, n, k)."""
+
+
+Location = Callable[[Array, Array], tuple[Array, Array]]
+"""(shape (B, k), pivot (B,)) → how far the location lies above ln N∞ (B,), and its slope by the shape (B, k)."""
 
 
 def hyperbola(b: ArrayLike, n_inf: ArrayLike, b0: ArrayLike) -> Array:
@@ -62,6 +66,7 @@ class Model:
 
     names: of the shape parameters as reported. starts: shapes to start from, given the batch sizes
     that reached their target. limits: where a shape parameter can no longer be told from infinity.
+    location: what is estimated in the place of ln N∞, as its distance from it; None for ln N∞ itself.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Model:
     shape: Shape
     starts: Callable[[Array], Array]
     limits: tuple[tuple[float, float], ...]
+    location: Location | None = None
 
 
 # ln N(pivot)/N∞ = v is the coordinate in which the hyperbola is nearly linear; v < 0 is a rising curve.
@@ -95,12 +101,10 @@ def _hyperbola(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
     return g, slope[..., None]
 
 
-def _hyperbola_from_sfo(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
-    """The hyperbola with ln N(b*)·b* in the place of ln N∞; b0 > 0 only."""
-    g, slope = _hyperbola(b, shape, pivot)
-    v = np.maximum(shape[:, 0], 1e-9)
-    lost = np.log(4 * b0_of(v, pivot))
-    return g - lost[:, None], slope - (1 / np.expm1(v))[:, None, None]
+def _sfo_at_b_star(shape: Array, pivot: Array) -> tuple[Array, Array]:
+    """ln N(b*)·b* − ln N∞ = ln 4 b0, for b0 > 0."""
+    v = np.maximum(shape[:, :1], 1e-9)
+    return np.log(4 * b0_of(v[:, 0], pivot)), 1 / np.expm1(v)
 
 
 def _two_term(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
@@ -138,9 +142,7 @@ HYPERBOLA = Model(
     lambda reached: np.array([[-0.5], [0.02], [0.2], [0.7], [1.6], [4.0], [8.0]]),
     (V_LIMITS,),
 )
-HYPERBOLA_FROM_SFO = Model(
-    "hyperbola", HYPERBOLA.title, ("b0",), _hyperbola_from_sfo, HYPERBOLA.starts, ((1e-6, 14.0),)
-)
+HYPERBOLA_FROM_SFO = replace(HYPERBOLA, limits=((1e-6, 14.0),), location=_sfo_at_b_star)
 TWO_TERM = Model(
     "two_term",
     "S_min (1 + B_crit/b)",

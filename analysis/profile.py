@@ -92,6 +92,39 @@ def standard_error(problem: Problem, theta: Array, index: int) -> float:
     return float(np.clip(math.sqrt(max(inverse[index, index], 0.0)), 1e-3, 3.0))
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What turns likelihoods into z: the most of ln L, runs that inform the spread, mean parameters fitted."""
+
+    top: float
+    count: float
+    used: int
+
+    def z(self, values: Array, centre: float, likelihoods: Array) -> Array:
+        return np.sign(values - centre) * calibrated(2 * (self.top - likelihoods), self.count, self.used)
+
+
+def confidence(
+    problem: Problem, index: int, centre: float, values: Array, starts: Array, scale: Scale
+) -> tuple[Confidence, Array]:
+    """The confidence curve of a parameter over `values` (K,), and the parameters (K', p) along it.
+
+    The grid is made finer twice where z passes its limits, so that interpolation decides no digit.
+    """
+    likelihoods, path = profile(problem, index, values, starts)
+    for _ in range(2):
+        z = scale.z(values, centre, likelihoods)
+        cells = [i for limit in (-LIMIT, LIMIT) for i in np.flatnonzero((z[:-1] < limit) != (z[1:] < limit))]
+        between = np.concatenate([np.linspace(values[i], values[i + 1], 6)[1:-1] for i in cells] or [np.empty(0)])
+        if not len(between):
+            break
+        more, along = profile(problem, index, between, path)
+        order = np.argsort(np.concatenate([values, between]), kind="stable")
+        values = np.concatenate([values, between])[order]
+        likelihoods, path = np.concatenate([likelihoods, more])[order], np.concatenate([path, along])[order]
+    return Confidence(values, scale.z(values, centre, likelihoods)), path
+
+
 def profile(problem: Problem, index: int, values: Array, starts: Array) -> tuple[Array, Array]:
     """ln L (K,) and parameters (K, p) at the maxima with one parameter held at each of `values` (K,).
 

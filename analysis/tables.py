@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich import box
@@ -153,7 +152,3 @@ def short(value: float) -> str:
     if not math.isfinite(value):
         return "∞" if value > 0 else "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def joined(tables: Sequence[Table]) -> str:
-    return "\n\n".join(f"{table.title}\n{table.text()}" for table in tables if table.rows)

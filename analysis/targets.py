@@ -107,14 +107,14 @@ def _outcome(run: Run, evaluations: list[Evaluation], threshold: float, smoothed
 def running_median(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Each value replaced by the median of itself and its neighbours.
 
-    After the last evaluation the neighbour is its own fresh-noise repeat where it has one, else the worse of
-    the two that are known; before the first, likewise.
+    The last one's missing neighbour is its own fresh-noise repeat, else itself: a run that stopped because it
+    was below stays below. The first one's is the worse of the two that are known.
     """
     smooth = []
     for i, e in enumerate(evaluations):
         near = [x.value for x in evaluations[max(i - 1, 0) : i + 2]]
         if i == len(evaluations) - 1:
-            near += e.repeats[:1]
+            near.append(e.repeats[0] if e.repeats else e.value)
         smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else max(near)))
     return smooth
 

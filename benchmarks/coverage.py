@@ -25,6 +25,8 @@ N_INF = 1500.0
 # A sweep is evaluated on a geometric cadence, each evaluation 5 % after the one before, as digits are.
 PRECISION = 0.05
 RESAMPLES = 200
+# Sweeps of a scenario that are resampled too.
+BOOTSTRAPPED = 300
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _one(scenario: Scenario, random: int, resamples: int) -> dict[str, Any]:
         return row | _outside(scenario, found)
     for name, value in truth.items():
         row[name + "_held"] = _holds(getattr(found, name + "_ci"), value)
-    again = bootstrap(found, resamples) if resamples else None
+    again = bootstrap(found, resamples) if random < BOOTSTRAPPED and resamples else None
     if again is not None:
         row["bootstrap_held"] = _holds(again.intervals["b_star"], truth["b_star"])
     return row
@@ -117,7 +119,7 @@ def measure(scenario: Scenario, sweeps: int, resamples: int = RESAMPLES, workers
 INSIDE = [
     Scenario(b0, noise, seeds, smallest, budget)
     for b0, smallest, budget in ((1.5, 2, 10.0), (3.2, 2, 10.0), (12.0, 2, 4.0), (100.0, 8, 10.0))
-    for noise, seeds in ((0.05, 1), (0.05, 5), (0.15, 1), (0.15, 2), (0.15, 5), (0.4, 1), (0.4, 5))
+    for noise, seeds in ((0.05, 1), (0.05, 5), (0.15, 2), (0.4, 1), (0.4, 5))
 ]
 OUTSIDE = [Scenario(b0, noise, seeds) for b0 in (0.2, 0.7, 700.0) for noise in (0.05, 0.4) for seeds in (1, 5)]
 
