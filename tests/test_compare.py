@@ -77,6 +77,17 @@ def test_the_form_that_made_the_data_is_found(n: models.Array, preferred: str, w
         assert low < 2 < high  # type: ignore[operator]
 
 
+def test_on_a_rising_curve_every_falling_form_is_the_flat_one() -> None:
+    """At their limits the forms are all N = constant: equally likely, to the last digits."""
+    rng = np.random.default_rng(1)
+    rows: Rows = [
+        (b, s, "reached", math.nan, 100 * b**0.4 * math.exp(0.05 * rng.normal())) for b in SIZES for s in range(2)
+    ]
+    found = compare(curve(rows))
+    values = [form.log_likelihood for form in found.forms]
+    assert max(values) - min(values) < 1e-2
+
+
 def test_steps_in_the_data_are_no_formulas() -> None:
     n = {b: 4000.0 if b < 60 else 1000.0 for b in SIZES}
     found = compare(runs(n, 6, 0.03))
@@ -110,6 +121,10 @@ def test_left_out_prediction_is_of_batch_sizes_that_were_left_out() -> None:
     """One outlying batch size is not predicted by the rest, though the curve with it would pass near."""
     n = dict(zip(SIZES, models.two_term(SIZES, 1000, 90), strict=True))
     clean, spoilt = compare(runs(n, 2, 0.01)), compare(runs({**n, 32.0: 3 * n[32.0]}, 2, 0.01))
+    alone, apart = clean.form("monotone"), spoilt.form("monotone")
+    assert alone is not None
+    assert apart is not None
+    assert apart.left_out > alone.left_out + 0.2  # type: ignore[operator]
     one, other = clean.form("two_term"), spoilt.form("two_term")
     assert one is not None
     assert other is not None

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
+from scipy.stats import t as student
 
 from analysis import difference, fit_all, summary
+from analysis.bootstrap import _drawn, _simulated
 from analysis.curves import Curve
 from analysis.fit import fit
+from analysis.likelihood import Observations, terms
+from analysis.models import HYPERBOLA_FROM_SFO, hyperbola
 from benchmarks.coverage import Scenario, measure, simulate
 from tests.simulation import Rows, curve
 
@@ -40,13 +46,48 @@ def test_a_b_star_outside_the_sweep_is_flagged_and_bounded(scenario: Scenario) -
 
 
 def test_censored_runs_are_evidence() -> None:
-    """Dropping them, or counting them as arrived, would move b0 down."""
-    with_them = simulated(5.0, 0.2, 4, budget=4.0, random=5)
+    """Where runs above b0 were cut by their budget, dropping them moves b0 down; so does calling them arrived."""
+    with_them = simulated(5.0, 0.3, 4, budget=2.4, random=5)
     frame = with_them.frame
-    without = Curve("adam", "adam", frame[frame["outcome"] == "reached"].reset_index(drop=True))
-    assert (frame["outcome"] == "censored").sum() >= 8
-    assert fit(with_them).b_star_ci[0] is not None
-    assert fit(with_them).b0 >= fit(without).b0 - 1e-6  # type: ignore[operator]
+    cut = (frame["outcome"] == "censored") & (frame["batch_size"] > 5)
+    assert 0 < cut.sum() < (frame["batch_size"] == 8).sum()
+    without = Curve("adam", "adam", frame[~cut].reset_index(drop=True))
+    arrived = frame.assign(outcome=frame["outcome"].where(~cut, "reached"), lower=frame["lower"].where(~cut, math.nan))
+    b0 = fit(with_them).b0
+    assert b0 is not None
+    assert b0 > fit(without).b0 * 1.02  # type: ignore[operator]
+    assert b0 > fit(Curve("adam", "adam", arrived)).b0 * 1.005  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["b_star", "n_inf", "sfo"])
+def test_an_intervals_ends_are_where_scipy_finds_the_likelihood_at_its_limit(name: str) -> None:
+    """Each end, by an independent profile: 2(ln L̂ − ln L) = n ln(1 + t²/(n−2)), t Student's 97.5 % with n − 2."""
+    found = fit(simulated(3.2, 0.2, 2, random=6))
+    seen = Observations.of(found.curve.frame)
+
+    def loss(n_inf: float, b0: float, log_sigma: float) -> float:
+        if not 0 < b0 < 4 or abs(log_sigma) > 6:
+            return 1e6
+        with np.errstate(all="ignore"):
+            eta = np.log(hyperbola(seen.b, n_inf, b0))
+        return -float(terms(seen, eta, np.array(math.exp(log_sigma))).value.sum())
+
+    def given(end: float, x: np.ndarray) -> float:
+        if name == "b_star":
+            return loss(math.exp(x[0]), end / 2, x[1])
+        if name == "n_inf":
+            return loss(end, x[0], x[1])
+        return loss(end / (4 * x[0]), x[0], x[1]) if x[0] > 0 else 1e6
+
+    start = [7.3, -1.5] if name == "b_star" else [3.0, -1.5]
+    options = {"xatol": 1e-8, "fatol": 1e-10, "maxiter": 4000}
+    n = float(seen.reached.sum())
+    cut = n * math.log1p(student.ppf(0.975, n - 2) ** 2 / (n - 2))
+    assert found.log_likelihood is not None
+    for end in found.interval(name):
+        assert end is not None
+        best = minimize(lambda x, end=end: given(end, x), start, method="Nelder-Mead", options=options)
+        assert 2 * (found.log_likelihood + best.fun) == pytest.approx(cut, rel=0.01)
 
 
 def test_diverged_runs_are_an_outcome_of_their_own() -> None:
@@ -70,6 +111,48 @@ def test_the_band_holds_the_fit_and_widens_where_there_is_no_data() -> None:
     assert high[0] / low[0] > high[1] / low[1]
 
 
+def test_the_band_far_out_is_the_interval_of_n_inf() -> None:
+    found = fit(simulated(3.0, 0.25, 3, random=3))
+    low, high = found.band(np.array([1e12]))
+    assert (low[0], high[0]) == pytest.approx(found.n_inf_ci, rel=0.02)
+
+
+def test_a_batch_size_at_which_every_run_diverged_is_never_the_minimiser() -> None:
+    frame = simulated(3.2, 0.2, 1).frame
+    frame.loc[frame["batch_size"] == 1024, "outcome"] = "diverged"
+    again = fit(Curve("adam", "adam", frame)).bootstrap
+    assert again is not None
+    assert again.measured[-1] == 0
+
+
+def test_seeds_are_drawn_as_rao_and_wu_draw_them() -> None:
+    """m − 1 draws of m, each weighing m/(m − 1): a mean's variance over resamples is s²/m, not (m − 1)/m of it."""
+    found = fit(simulated(3.2, 0.2, 5))
+    assert found.problem is not None
+    drawn = _drawn(found.problem, 4000, np.random.default_rng(0)).weights
+    here = found.problem.seen.b == 64
+    assert set(np.round(drawn[:, here] * 4 / 5, 9).ravel()) <= {0, 1, 2, 3, 4}
+    assert (drawn[:, here].sum(1) == pytest.approx(5)) is True
+    values = np.arange(5.0)
+    assert (drawn[:, here] @ values / 5).var() == pytest.approx(values.var(ddof=1) / 5, rel=0.1)
+
+
+def test_runs_are_simulated_with_the_spread_of_the_fit() -> None:
+    """σ corrected for the two fitted parameters, and grown where the fit's grows."""
+    found = fit(simulated(3.2, 0.2, 3), growing_spread=True)
+    assert found.problem is not None
+    assert found.kappa is not None
+    assert found.sigma is not None
+    found.kappa = 1.0
+    seen = found.problem.seen
+    drawn = _simulated(found, 4000, np.random.default_rng(0)).seen
+    count = seen.reached.sum()
+    for b in (8, 512):
+        middle = 0.5 * (drawn.low + drawn.high)[:, seen.b == b][:, 0]
+        expected = found.sigma * math.sqrt(count / (count - 2) * (1 + (b / (b - found.b0) - 1) ** 2))
+        assert middle.std() == pytest.approx(expected, rel=0.06)
+
+
 def test_a_spread_that_grows_towards_b0_is_found() -> None:
     """Runs whose b0 differs by a tenth: wild at small b, calm at large b; the constant spread denies it."""
     rng = np.random.default_rng(4)
@@ -85,6 +168,11 @@ def test_a_spread_that_grows_towards_b0_is_found() -> None:
     assert other.kappa is not None
     assert other.kappa > 0.5
     assert other.b0 == pytest.approx(3.0, rel=0.05)
+    assert other.problem is not None
+    assert other.theta is not None
+    shifted = other.theta + np.array([[math.log(4 * other.b0), 0, 0, 0]])
+    from_sfo = replace(other.problem, model=HYPERBOLA_FROM_SFO)
+    assert from_sfo.evaluate(shifted)[0] == pytest.approx(other.problem.evaluate(other.theta)[0])
     assert any("--growing-spread" in note for note in one.notes)
 
 

@@ -148,5 +148,7 @@ def test_a_running_median_ignores_one_lucky_evaluation() -> None:
     values = [9.0, 3.0, 8.0, 7.0, 4.0, 4.5]
     smooth = running_median([Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)])
     assert [e.value for e in smooth] == [9.0, 8.0, 7.0, 7.0, 4.5, 4.5]
+    stopped = [Evaluation(10 * i, 0, 0.0, v) for i, v in enumerate((90.0, 70.0, 49.0), 1)]
+    assert running_median(stopped)[-1].value == 49.0  # a run that stopped there had arrived
     confirmed = [*(Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)), Evaluation(7, 0, 0.0, 3.9, (3.8,))]
     assert running_median(confirmed)[-1].value == 3.9
