@@ -134,7 +134,7 @@ def _paths(given: argparse.Namespace) -> list[Path]:
 
 
 def _fit(given: argparse.Namespace) -> None:
-    from analysis import summary
+    from analysis import answer, summary
 
     fits = [one for source in _read(given) for one in source.fits]
     if given.tables:
@@ -142,13 +142,13 @@ def _fit(given: argparse.Namespace) -> None:
 
         write_tables(summary.tables(fits, given.reference), given.tables)
     if given.json:
-        print(json.dumps(summary.to_dict(fits, given.reference), indent=2))
+        print(json.dumps(answer.to_dict(fits, given.reference), indent=2))
     else:
-        print(summary.text(fits, given.reference))
+        print(answer.text(fits, given.reference))
 
 
 def _plots(given: argparse.Namespace) -> None:
-    from analysis import figures, summary
+    from analysis import answer, figures
 
     sources = _read(given)
     fits = [one for source in sources for one in source.fits]
@@ -156,13 +156,13 @@ def _plots(given: argparse.Namespace) -> None:
     drawn = figures.draw(
         fits, _trajectories(sources), _at_thresholds(sources, given.growing_spread), folder, given.reference
     )
-    print(summary.text(fits, given.reference))
+    print(answer.text(fits, given.reference))
     names = [path.stem for path in drawn if path.suffix == ".png"]
     print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
 
 
 def _report(given: argparse.Namespace) -> None:
-    from analysis import report, summary
+    from analysis import answer, report
 
     out = given.out or _beside(given) / "report.html"
     report.refuse_folder(out)
@@ -172,7 +172,7 @@ def _report(given: argparse.Namespace) -> None:
     report.write(out, sources, _trajectories(sources), thresholds, given.reference, command)
     for source in sources:
         for one in source.fits:
-            print(summary.sentence(one))
+            print(answer.sentence(one))
     print(f"\nreport: {out}")
 
 

@@ -180,7 +180,7 @@ class Fit:
         return {**head, **found, **intervals, "log_likelihood": self.log_likelihood, "notes": self.notes}
 
     def __str__(self) -> str:
-        from analysis.summary import describe
+        from analysis.answer import describe
 
         return describe(self)
 

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import canvas, figures, summary
+from analysis import answer, canvas, figures, summary
 from analysis.fit import Fit
 from analysis.studies import Run
 from analysis.tables import Table
@@ -73,7 +73,7 @@ def write(
             differences=[str(d) + "." for d in summary.differences(fits)],
             figures=_figures(fits, evaluations, thresholds, reference),
             tables=tables,
-            theory=summary.explained(found) if found else "",
+            theory=answer.explained(found) if found else "",
             grids=[grid for source in sources for grid in _grids(source)],
             trials=[trial for source in sources for trial in _trials(source, out.parent)],
             version=__version__,
@@ -110,7 +110,7 @@ def _data_uri(content: str | bytes, kind: str) -> str:
 
 def _rest(one: Fit) -> str:
     """The verdict's sentence after the curve's name."""
-    return summary.sentence(one).removeprefix(one.curve.name)
+    return answer.sentence(one).removeprefix(one.curve.name)
 
 
 def _figures(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
-from analysis.advice import verdict
 from analysis.compare import Form
 from analysis.difference import Difference, difference
 from analysis.fit import Fit
@@ -204,100 +202,9 @@ def outcomes(fits: list[Fit]) -> Table:
     return table
 
 
-def sentence(one: Fit) -> str:
-    """The verdict on one curve: b*, its interval, the measured one, and how many trials never arrived."""
-    b_star = with_interval(one.b_star, one.b_star_ci)
-    if one.b_star is not None and None not in one.b_star_ci:
-        low, high = one.b_star_ci
-        assert low is not None
-        assert high is not None
-        fitted = f"b* = {short(one.b_star)} (95 % {short(low)}–{short(high)})"
-    else:
-        fitted = "no fitted b*" if b_star == "–" else f"b* {b_star} (95 %)"
-    measured = "nothing measured" if one.measured_b_star is None else f"measured {one.measured_b_star:g}"
-    missed = f"{one.censored} of {len(one.curve.frame)} runs censored"
-    diverged = f", {one.diverged} diverged" if one.diverged else ""
-    best = one.comparison.preferred
-    doubt = ""
-    if best is not None and one.comparison.behind("hyperbola") >= 10 and one.b_star is not None:
-        doubt = f"; but {verdict(one.comparison)[0].lower()}{verdict(one.comparison)[1:].rstrip('.')}"
-    return f"{one.curve.name}: {fitted}, {measured}; {missed}{diverged}{doubt}."
-
-
 def tables(fits: list[Fit], reference: str | None = None) -> list[Table]:
     """Every table that has rows."""
     found = theory(fits, reference)
     made = [curves(fits), theories(fits, found), forms(fits), differences_table(fits), bootstraps(fits)]
     made += [probabilities(fits), outcomes(fits)]
     return [table for table in made if table.rows]
-
-
-def text(fits: list[Fit], reference: str | None = None) -> str:
-    """The short answer: the curves, the theory, and what must be said beside them."""
-    found = theory(fits, reference)
-    lines = [curves(fits).text(), ""]
-    if found:
-        lines += [theories(fits, found).text(), "", explained(found), ""]
-    lines += [str(one) for one in differences(fits)]
-    lines += [f"{one.curve.name}: {note}" for one in fits for note in one.notes]
-    return "\n".join(lines)
-
-
-def explained(found: Theory) -> str:
-    """Where the estimates come from."""
-    fitted = (
-        f", {with_interval(found.fitted_ratio, found.fitted_ratio_ci)} from its fitted one"
-        if found.fitted_ratio
-        else ""
-    )
-    return (
-        f"Estimated: closed forms of Sato & Iiduka (2023) with r = σ²/ε³ = {short(found.ratio)} "
-        f"from {found.source}'s measured b*{fitted}. A carried value is an estimate, not a bound."
-    )
-
-
-def describe(one: Fit) -> str:
-    """A fit as a report of its own: print(fit)."""
-    parts = [sentence(one), "", curves([one]).text(), "", forms([one]).text()]
-    parts += ["", *(f"- {note}" for note in one.notes)]
-    return "\n".join(parts)
-
-
-def to_dict(fits: list[Fit], reference: str | None = None) -> dict[str, Any]:
-    """What `--json` prints: every number finite or null."""
-    found = theory(fits, reference)
-    rows = []
-    for one in fits:
-        label = one.curve.label
-        fitted, interval = found.fitted_estimate(label) if found else (None, (None, None))
-        again = one.bootstrap
-        rows.append(
-            {
-                **one.to_dict(),
-                "estimated_b_star": found.estimate(label) if found else None,
-                "estimated_from_fitted": fitted,
-                "estimated_from_fitted_ci": list(interval),
-                "ratio": found.ratio if found else None,
-                "verdict": sentence(one),
-                "forms": one.comparison.to_dict(),
-                "bootstrap": None
-                if again is None
-                else {
-                    "kind": again.kind,
-                    **{f"{name}_ci": list(again.intervals[name]) for name in ("b_star", "n_inf", "sfo")},
-                    "probability": {f"{b:g}": p for b, p in zip(again.sizes, again.measured.tolist(), strict=True)},
-                },
-            }
-        )
-    pairs = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in differences(fits)]
-    cleaned = _finite({"curves": rows, "differences": pairs})
-    assert isinstance(cleaned, dict)
-    return cleaned
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
-from analysis import difference, fit_all, summary
+from analysis import answer, difference, fit_all
 from analysis.bootstrap import _drawn, _simulated
 from analysis.curves import Curve
 from analysis.fit import fit
@@ -231,8 +231,8 @@ def test_what_can_not_be_told_is_said(rows: Rows, words: str) -> None:
     found = fit(curve(rows))
     assert any(words in note for note in found.notes), found.notes
     assert all(note.endswith(".") for note in found.notes)
-    json.dumps(summary.to_dict([found]), allow_nan=False)
-    assert words.split()[0] in summary.text([found])
+    json.dumps(answer.to_dict([found]), allow_nan=False)
+    assert words.split()[0] in answer.text([found])
     assert found.curve.name in str(found)
 
 
