@@ -35,7 +35,7 @@ test: $(INSTALLED)  ## the tests (make test SLOW=1 adds those that take minutes)
 bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 	$(BIN)/python -m benchmarks.bench
 
-coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: three quarters of an hour
+coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: half an hour
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
 
 lint: $(INSTALLED)  ## ruff and mypy
