@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -21,19 +23,20 @@ def _previous(path: Path) -> Path:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint; the one before stays as a fallback."""
+    """Replace the checkpoint; the one before stays as a fallback. A superseded attempt may do so too."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
-    fresh = path.with_name(f"next-{path.name}")
+    fresh = path.with_name(f"next-{secrets.token_hex(4)}-{path.name}")
     write_atomic(fresh, _MAGIC + hashlib.sha256(body).digest() + body)
-    if path.exists():
+    with contextlib.suppress(FileNotFoundError):
         os.replace(path, _previous(path))
     os.replace(fresh, path)
 
 
 def load(path: Path) -> dict[str, Any] | None:
     """The newest whole checkpoint, or None; a damaged one is set aside as `damaged-<time>-<name>`."""
+    _sweep(path)
     for candidate in (path, _previous(path)):
         if not candidate.exists():
             continue
@@ -51,3 +54,10 @@ def remove(path: Path) -> None:
     """Start the run anew: the next `load` finds nothing."""
     for candidate in (path, _previous(path)):
         candidate.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what attempts that were killed while saving left half-done."""
+    for pattern in (f"next-*-{path.name}", f".*{path.name}.*.tmp"):
+        for rest in path.parent.glob(pattern):
+            rest.unlink(missing_ok=True)

@@ -1,20 +1,24 @@
 """Who works on a run: numbered claims, the highest of which owns it.
 
 A claim is created by hard-linking a finished file to the next free number, which succeeds for one
-process only, on NFS too. Nothing is ever removed, so a claim that was taken over can't be taken over
-twice. A claim is free when it was released, when its process on this machine is gone, or, on another
-machine, when its file has not been touched for STALE_SECONDS. An owner that was superseded while it
-was paused sees the higher number before it writes again.
+process only, on NFS too; no lock is held and nothing is ever removed, so a claim that was taken over
+can't be taken over twice. A claim is free when it was released; when its process on this machine is
+gone; on another machine, when its file has not been touched for STALE_SECONDS; and when it is held by
+an earlier start of the Slurm job that asks. An owner that was superseded sees the higher number before
+it writes again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +27,8 @@ import psutil
 
 from cbs.record import write_atomic
 
-STALE_SECONDS = 600.0
-_TOUCH_SECONDS = 60.0
+STALE_SECONDS = 300.0
+_TOUCH_SECONDS = 30.0
 
 
 class Busy(Exception):
@@ -43,31 +47,92 @@ def _machine() -> str:
     return f"{socket.gethostname()}/{boot}"
 
 
-def _numbers(folder: Path) -> list[int]:
-    return sorted(int(p.stem) for p in folder.glob("[0-9]*.json"))
+def _job() -> dict[str, Any] | None:
+    """The Slurm job that this process belongs to, and how often it was started before."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number is None:
+        return None
+    cluster, node = (os.environ.get(f"SLURM{name}", "") for name in ("_CLUSTER_NAME", "D_NODENAME"))
+    return {
+        "id": number,
+        "cluster": cluster,
+        "node": node,
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+    }
 
 
-def _alive(path: Path) -> bool:
+def identity() -> dict[str, Any]:
+    """This process, as others can recognise it: machine, process and its start, Slurm job."""
+    started = psutil.Process().create_time()
+    return {"machine": _machine(), "pid": os.getpid(), "started": started, "job": _job()}
+
+
+def file_time(folder: Path) -> float:
+    """The time by the clock that stamps the files of this folder, which may be a server's."""
     try:
-        owner: dict[str, Any] = json.loads(path.read_text())
-        if owner["released"]:
-            return False
-        if owner["machine"] != _machine():
-            return time.time() - path.stat().st_mtime < STALE_SECONDS
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
+
+
+def lives(owner: dict[str, Any], path: Path) -> bool:
+    """Whether the process that wrote its `identity` to this file still works, as far as can be told from here."""
+    job, mine = owner.get("job"), _job()
+    if (
+        job
+        and mine
+        and [job["id"], job["cluster"]] == [mine["id"], mine["cluster"]]
+        and job["restarts"] < mine["restarts"]
+    ):
+        return False  # Slurm started the job again: its earlier start, should it still run, has lost the run
+    if owner["machine"] != _machine():
+        return file_time(path.parent) - path.stat().st_mtime < STALE_SECONDS
+    try:
         process = psutil.Process(owner["pid"])
         # A process id is used again; its start time tells the two apart.
         return abs(process.create_time() - owner["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, FileNotFoundError, ValueError, KeyError):
+    except psutil.NoSuchProcess:
         return False
+
+
+def link_new(path: Path, content: bytes) -> bool:
+    """Create a whole file where there is none; False where another process was first."""
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    write_atomic(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def numbered(folder: Path) -> list[int]:
+    """The numbers of the files NNNN.json in a folder, ascending."""
+    return sorted(int(p.stem) for p in folder.glob("[0-9]*.json") if p.stem.isdigit())
+
+
+def _owner(path: Path) -> dict[str, Any] | None:
+    """Who holds a claim; None where it is free."""
+    try:
+        owner: dict[str, Any] = json.loads(path.read_text())
+        return owner if not owner["released"] and lives(owner, path) else None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
     """The live owner of a claims folder, or None."""
-    numbers = _numbers(folder)
-    if not numbers:
-        return None
-    path = folder / f"{numbers[-1]:04d}.json"
-    return json.loads(path.read_text()) if _alive(path) else None
+    numbers = numbered(folder)
+    return _owner(folder / f"{numbers[-1]:04d}.json") if numbers else None
+
+
+def revoke(folder: Path) -> None:
+    """Free a claim whose owner is known to be gone; should it live after all, it sees that it was superseded."""
+    last = max(numbered(folder), default=0)
+    link_new(folder / f"{last + 1:04d}.json", json.dumps({**identity(), "released": True}).encode())
 
 
 @dataclass
@@ -86,19 +151,12 @@ class Claim:
     def acquire(cls, folder: Path) -> Claim:
         """Own the run, or raise Busy."""
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = _numbers(folder)
-        last = numbers[-1] if numbers else 0
-        if last and _alive(folder / f"{last:04d}.json"):
+        last = max(numbered(folder), default=0)
+        if last and _owner(folder / f"{last:04d}.json"):
             raise Busy(f"{folder.parent} is being worked on by another process")
         claim = cls(folder, last + 1)
-        temporary = folder / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        write_atomic(temporary, claim._content(released=False))
-        try:
-            os.link(temporary, claim.path)
-        except FileExistsError as error:
-            raise Busy(f"{folder.parent} was just claimed by another process") from error
-        finally:
-            temporary.unlink()
+        if not link_new(claim.path, claim._content(released=False)):
+            raise Busy(f"{folder.parent} was just claimed by another process")
         threading.Thread(target=claim._touch, daemon=True).start()
         return claim
 
@@ -111,9 +169,7 @@ class Claim:
                 pass  # a file system that is away for a moment: the owner's next write will tell
 
     def _content(self, released: bool) -> bytes:
-        started = psutil.Process().create_time()
-        owner = {"machine": _machine(), "pid": os.getpid(), "started": started, "released": released}
-        return json.dumps(owner).encode()
+        return json.dumps({**identity(), "released": released}).encode()
 
     def check(self) -> None:
         """Raise Superseded where a newer attempt owns the run."""
@@ -122,4 +178,20 @@ class Claim:
 
     def release(self) -> None:
         self._ended.set()
-        write_atomic(self.path, self._content(released=True))
+        with contextlib.suppress(OSError):  # on a full disk the claim goes stale by itself
+            write_atomic(self.path, self._content(released=True))
+
+
+@contextlib.contextmanager
+def alone(folder: Path, poll_seconds: float = 0.2) -> Iterator[None]:
+    """Hold a claim on this folder, waiting for another process to finish where one holds it."""
+    while True:
+        try:
+            claim = Claim.acquire(folder)
+            break
+        except Busy:
+            time.sleep(poll_seconds)
+    try:
+        yield
+    finally:
+        claim.release()

@@ -133,6 +133,7 @@ class Config:
     seeds: int
     device: str
     checkpoint_minutes: float
+    max_failures: int
     paths: PathsConfig
     task: TaskConfig
     model: ModelConfig
@@ -143,6 +144,14 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`; nothing is checked again."""
+        groups = {name: schema(**plain[name]) for name, schema in _GROUPS.items() if name != "batch_size"}
+        batch_size = {**plain["batch_size"], "schedule": ScheduleConfig(**plain["batch_size"]["schedule"])}
+        optimizer = OPTIMIZERS[plain["optimizer"]["name"]](**plain["optimizer"])
+        return cls(**{**plain, **groups, "batch_size": BatchSizeConfig(**batch_size), "optimizer": optimizer})
 
     @property
     def study_dir(self) -> Path:
@@ -155,6 +164,7 @@ class _Top:
     seeds: int
     device: str
     checkpoint_minutes: float
+    max_failures: int
 
 
 _GROUPS: dict[str, Any] = {

@@ -8,6 +8,7 @@
                                        /samples/         grids along training, at doubling steps
                                        /checkpoint.pt    where the run goes on
                                        /claims/          who works on it (cbs.claim)
+                                       /progress.json    how far it is, every few seconds
                                        /failures/        tracebacks of attempts that crashed
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,8 +52,8 @@ def write_atomic(path: Path, data: bytes, sync: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+def write_json(path: Path, value: Any, sync: bool = True) -> None:
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), sync)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -152,14 +154,46 @@ class RunFolder:
             rows.append(Evaluation.from_dict(raw))
         return rows
 
-    def write_failure(self, attempt: int, text: str) -> Path:
-        path = self.path / "failures" / f"{attempt:04d}.txt"
+    @property
+    def progress_path(self) -> Path:
+        return self.path / "progress.json"
+
+    def progress(self) -> dict[str, Any]:
+        """What the last attempt said of itself; empty where it said nothing yet."""
+        try:
+            return read_json(self.progress_path)
+        except (FileNotFoundError, RecordError):
+            return {}
+
+    def _failures(self) -> list[Path]:
+        return sorted(p for p in (self.path / "failures").glob("*.txt") if p.stem.isdigit())
+
+    def write_failure(self, text: str) -> Path:
+        """Keep the traceback of an attempt under the next number."""
+        before = self._failures()
+        number = int(before[-1].stem) + 1 if before else 1
+        path = self.path / "failures" / f"{number:04d}.txt"
         write_atomic(path, text.encode())
         return path
 
     def last_failure(self) -> str | None:
-        found = sorted((self.path / "failures").glob("*.txt"))
+        found = self._failures()
         return found[-1].read_text() if found else None
+
+    def failed_alike(self) -> int:
+        """How many of the last failures in a row ended in the same words, numbers apart."""
+        words = [_last_words(path.read_text()) for path in reversed(self._failures())]
+        return next((at for at, said in enumerate(words) if said != words[0]), len(words))
+
+    def forgive(self) -> None:
+        """Let a run that was set aside be tried again; its tracebacks stay as NNNN.forgiven.txt."""
+        for path in self._failures():
+            os.replace(path, path.with_suffix(".forgiven.txt"))
+
+
+def _last_words(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", lines[-1]) if lines else ""
 
 
 def run_folders(study: Path) -> Iterator[RunFolder]:

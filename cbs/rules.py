@@ -39,6 +39,7 @@ def check(config: Config) -> None:
         raise InputError(f"device is {config.device!r}: it must be auto, cpu, cuda or cuda:<index>.")
     _at_least("seeds", config.seeds, 1)
     _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
+    _at_least("max_failures", config.max_failures, 1)
     _check_model(config)
     _check_optimizer(config.optimizer)
     _at_least("batch_size", config.batch_size.initial, 1)

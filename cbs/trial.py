@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,9 @@ from cbs.outcome import Outcome
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
+
+# How often a run writes down how far it is.
+_PROGRESS_SECONDS = 5.0
 
 
 class Interrupted(Exception):
@@ -90,7 +95,7 @@ def run(
         raise
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
-            folder.write_failure(claim.number, traceback.format_exc())
+            folder.write_failure(traceback.format_exc())
         raise
     finally:
         claim.release()
@@ -120,6 +125,7 @@ class _Attempt:
         self.features_digest = extractor.digest
         self.distance = Distance(self.packed, extractor, config.target.normalisation, data, self.device)
         self._saved_at = time.monotonic()
+        self._told_at = -_PROGRESS_SECONDS
 
     def work(self, request: Request) -> Result:
         write_trial(self.config, self.folder.trial)
@@ -170,27 +176,39 @@ class _Attempt:
 
     def _save(self, progress: Progress) -> None:
         self.claim.check()
+        self._saved_at = time.monotonic()
         state = {"task": self.task.state(), "progress": progress.state(), "data": self.packed.digest}
         checkpoint.save(self.folder.checkpoint_path, state)
-        self._saved_at = time.monotonic()
 
     def _evaluated(self, progress: Progress) -> None:
         self.claim.check()
-        self.folder.write_trajectory(progress.evaluations)
-        self._keep_samples(progress)
+        with _room(f"the trajectory of {self.folder.path}"):
+            self.folder.write_trajectory(progress.evaluations)
+            self._keep_samples(progress)
         self._tell(progress)
 
     def _looked_up(self, progress: Progress) -> None:
         self._tell(progress)
-        if self._stopped():
-            self._save(progress)
+        stopped = self._stopped()
+        if stopped or time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
+            with _room(f"the checkpoint of {self.folder.path}"):
+                self._save(progress)
+        if stopped:
             raise Interrupted(f"stopped at step {progress.step}")
-        if time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
-            self._save(progress)
 
     def _tell(self, progress: Progress) -> None:
         value = progress.evaluations[-1].value if progress.evaluations else None
         self._report(Report(progress.step, value, progress.training_seconds))
+        if time.monotonic() - self._told_at >= _PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            with _room(f"the progress of {self.folder.path}"):
+                self._write_progress(progress)
+
+    def _write_progress(self, progress: Progress) -> None:
+        """For `python -m launch status`, from whichever machine."""
+        now = {"schema": SCHEMA, "step": progress.step, "seconds": timing(progress)}
+        self.claim.check()
+        write_json(self.folder.progress_path, now, sync=False)
 
     def _same_ground(self, digest: str) -> None:
         if digest != self.packed.digest:
@@ -235,6 +253,17 @@ class _Attempt:
         images = next(iter(self.task.sample(64, stream(self.seed, "sample grid"))))
         save_image(images, drawing, nrow=8, normalize=True, value_range=(-1, 1))
         os.replace(drawing, path)
+
+
+@contextlib.contextmanager
+def _room(what: str) -> Iterator[None]:
+    """A full disk holds up what can be written again later, not the training."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"cbs: no room for {what} ({error.strerror}): trying again later.", file=sys.stderr)
 
 
 def _on_device(packed: Packed, device: torch.device) -> torch.Tensor:

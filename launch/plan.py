@@ -24,6 +24,10 @@ class Run:
     folder: RunFolder
     label: str = field(compare=False)
 
+    @classmethod
+    def of(cls, config: Config, seed: int, label: str) -> Run:
+        return cls(config, RunFolder(trial_folder(config), seed), label)
+
     @property
     def seed(self) -> int:
         return self.folder.seed
@@ -38,6 +42,14 @@ class Run:
         request = Request.of(self.config.target)
         settled = result is not None and result.settles(request.thresholds, request.last_step)
         return result if settled else None
+
+    def set_aside(self) -> bool:
+        """Whether it failed so often in the same way that it isn't tried again."""
+        return self.folder.failed_alike() >= self.config.max_failures
+
+    def why(self) -> str:
+        """The last line of its last failure."""
+        return (self.folder.last_failure() or "").strip().rpartition("\n")[2]
 
     def busy(self) -> bool:
         """Whether a live process works on it."""
@@ -63,12 +75,44 @@ class Live:
 class Sweep:
     """Where each run of a sweep is."""
 
-    waiting: list[Run]
+    wanted: list[Run]
+    waiting: list[Run] = field(default_factory=list)
     live: list[Live] = field(default_factory=list)
     done: dict[Run, Result] = field(default_factory=dict)
     failed: dict[Run, str] = field(default_factory=dict)
+    aside: list[Run] = field(default_factory=list)
     busy: list[Run] = field(default_factory=list)
     interrupted: list[Run] = field(default_factory=list)
+
+    def opening(self) -> str:
+        """What there is and what is to do, in one line."""
+        trials = len({run.folder.key for run in self.wanted})
+        counts = (
+            (self.done, "finished already"),
+            (self.busy, "at work in another process"),
+            (self.aside, "set aside after failing alike again and again"),
+        )
+        parts = [f"{len(some)} {words}" for some, words in counts if some]
+        parts.insert(1 if self.done else 0, f"{len(self.waiting)} to do")
+        where = f" → {self.wanted[0].config.study_dir}" if self.wanted else ""
+        return f"{trials} trials, {len(self.wanted)} runs: {', '.join(parts)}{where}"
+
+
+def planned(wanted: list[Run]) -> Sweep:
+    """These runs, sorted by what is to do with each."""
+    sweep = Sweep(wanted)
+    for run in sweep.wanted:
+        result = run.finished()
+        if result is not None:
+            sweep.done[run] = result
+        elif run.busy():
+            sweep.busy.append(run)
+        elif run.set_aside():
+            sweep.aside.append(run)
+            sweep.failed[run] = run.why()
+        else:
+            sweep.waiting.append(run)
+    return sweep
 
 
 def runs(configs: Sequence[Config]) -> list[Run]:

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 from cbs.config import Config
 
 
-def main(config: Config, seed: int, pipe: Connection) -> None:
+def main(config: Config, seed: int, pipe: Connection, log: Path | None = None) -> None:
     """Run one seed of a trial and send what happens: ("report", …), then one of
-    ("done", result), ("interrupted", text), ("busy", text) or ("failed", text)."""
+    ("done", result), ("interrupted", text), ("superseded", text), ("busy", text) or ("failed", text).
+
+    log: where this process's output goes; None leaves it where the launcher's goes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the launcher's to pass on
+    tell = _sender(pipe, log)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_listen, args=(pipe, stop), daemon=True).start()
 
     from cbs import trial
-    from cbs.claim import Busy
+    from cbs.claim import Busy, Superseded
 
     try:
-        result = trial.run(config, seed, lambda now: pipe.send(("report", asdict(now))), stop.is_set)
+        result = trial.run(config, seed, tell, stop.is_set)
         pipe.send(("done", result))
     except trial.Interrupted as interrupted:
         pipe.send(("interrupted", str(interrupted)))
+    except Superseded as superseded:
+        pipe.send(("superseded", str(superseded)))
     except Busy as busy:
         pipe.send(("busy", str(busy)))
     except Exception as error:
+        if log is not None:
+            traceback.print_exc()
         pipe.send(("failed", "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]))
 
 
@@ -42,3 +56,31 @@ def _listen(pipe: Connection, stop: threading.Event) -> None:
         pipe.recv()
     except (EOFError, OSError):
         os._exit(1)
+
+
+def _sender(pipe: Connection, log: Path | None) -> Callable[[Any], None]:
+    """What a run tells its progress to: the pipe, and its log where it has one."""
+    if log is not None:
+        _redirect(log)
+        print(f"{time.strftime('%F %T')} {socket.gethostname()} process {os.getpid()}", flush=True)
+    logged: list[float | None] = [None]
+
+    def tell(now: Any) -> None:
+        pipe.send(("report", asdict(now)))
+        if log is not None and now.value != logged[0]:
+            logged[0] = now.value
+            print(f"{time.strftime('%F %T')} step {now.step:,}, FID {now.value:.2f}", flush=True)
+
+    return tell
+
+
+def _redirect(log: Path) -> None:
+    """Append everything that is written to this process's output to a file."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        print(f"cbs: {log} can't be written ({error.strerror}).", file=sys.stderr)
+        return
+    os.dup2(file, 1)
+    os.dup2(file, 2)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
+from cbs.claim import alone
 from cbs.config import DatasetConfig
 from cbs.record import write_json
 
@@ -53,8 +53,10 @@ def prepare(dataset: DatasetConfig, data: Path) -> Packed:
     Safe against other processes doing the same. Raises InputError where the original is missing.
     """
     folder = _folder(dataset, data)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    packed = _opened(folder)
+    if packed is not None:
+        return packed
+    with alone(folder.parent / ".claims" / folder.name):
         packed = _opened(folder)
         if packed is None:
             if folder.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from cbs import batch_sizes
+from cbs.config import Config, typed
 from launch import sweep
 
 
@@ -65,17 +68,51 @@ class GridSweeper(BasicSweeper):
         return self.launcher.launch(jobs, initial_job_idx=0)
 
 
-class LocalLauncher(Launcher):
-    """This machine: see launch.local."""
-
-    def __init__(self, workers: int | str = "auto") -> None:
-        self._workers = workers
+class _Composing(Launcher):
+    """Composes every trial of a sweep, typed and checked, before anything starts."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        self.start([typed(self._loader.load_sweep_config(self._config, list(job))) for job in job_overrides])
+        return []
+
+    @abstractmethod
+    def start(self, configs: Sequence[Config]) -> None:
+        """Work on every trial that isn't finished."""
+
+
+class LocalLauncher(_Composing):
+    """This machine: see launch.local."""
+
+    def __init__(self, workers: int | str = "auto") -> None:
+        self._workers = workers
+
+    def start(self, configs: Sequence[Config]) -> None:
         from launch import local
 
-        composed = [self._loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
-        return local.launch(composed, self._workers)
+        local.launch(configs, self._workers)
+
+
+class SlurmLauncher(_Composing):
+    """A Slurm cluster: see launch.slurm."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings: dict[str, Any] = {
+            k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()
+        }
+
+    def start(self, configs: Sequence[Config]) -> None:
+        from launch import slurm
+
+        slurm.launch(configs, slurm.Settings(**self._settings))
+
+
+class DryLauncher(SlurmLauncher):
+    """What the Slurm launcher would do: see launch.dry."""
+
+    def start(self, configs: Sequence[Config]) -> None:
+        from launch import dry, slurm
+
+        dry.show(configs, slurm.Settings(**self._settings))

@@ -1,0 +1,61 @@
+"""Runs into array tasks, so that each fills its GPU, or its cores, and its time limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from launch.cost import Estimate
+from launch.submissions import Load
+
+
+def lanes(estimate: Estimate, cores: int, gpu: bool) -> int:
+    """How many runs like this one share a task: one per core, or as many as it takes to keep a GPU busy.
+
+    At small b a run waits for its kernels to start and many share a GPU; at large b one fills it. A power
+    of two, so that runs of neighbouring b come together; a run's process needs a core in either case.
+    """
+    fitting = min(cores, math.floor(1 / max(estimate.share, 1e-3))) if gpu else cores
+    return 2 ** math.floor(math.log2(max(1, fitting))) if gpu else max(1, fitting)
+
+
+def packed(found: Sequence[Estimate], pack: str | int, cores: int, gpu: bool, hours: float) -> list[Load]:
+    """Loads of places in `found` (longest first), the longest load first.
+
+    pack: "auto", or the number of runs that a task carries. hours: what a load may take.
+    """
+    if isinstance(pack, int):
+        starts = range(0, len(found), pack)
+        loads = [
+            _load(list(range(at, min(at + pack, len(found)))), found, _fewest(found, at, pack, cores, gpu))
+            for at in starts
+        ]
+        return sorted(loads, key=lambda load: -load.hours)
+    groups: dict[int, list[int]] = {}
+    for place, estimate in enumerate(found):
+        groups.setdefault(lanes(estimate, cores, gpu), []).append(place)
+    loads = [load for width, places in groups.items() for load in _filled(places, found, width, hours)]
+    return sorted(loads, key=lambda load: -load.hours)
+
+
+def _fewest(found: Sequence[Estimate], at: int, pack: int, cores: int, gpu: bool) -> int:
+    chunk = found[at : at + pack]
+    return min(len(chunk), *(lanes(one, cores, gpu) for one in chunk))
+
+
+def _filled(places: Sequence[int], found: Sequence[Estimate], width: int, hours: float) -> list[Load]:
+    """As few loads of this many lanes as take `hours` each, every run to the one with least to do so far."""
+    total = sum(found[place].seconds for place in places) / 3600
+    count = max(1, math.ceil(total / (width * hours)))
+    loads: list[list[int]] = [[] for _ in range(count)]
+    filled = [0.0] * count
+    for place in places:
+        least = filled.index(min(filled))
+        loads[least].append(place)
+        filled[least] += found[place].seconds
+    return [_load(load, found, min(width, len(load))) for load in loads if load]
+
+
+def _load(places: list[int], found: Sequence[Estimate], width: int) -> Load:
+    seconds = [found[place].seconds for place in places]
+    return Load(places, width, max(max(seconds), sum(seconds) / width) / 3600)

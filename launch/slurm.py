@@ -1,0 +1,243 @@
+"""A Slurm cluster: what is left of a sweep, packed into array tasks and submitted through submitit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cbs import claim
+from cbs.config import Config
+from cbs.errors import InputError
+from launch import queue
+from launch.cost import Estimate, Pace, estimates
+from launch.job import Job
+from launch.pack import packed
+from launch.plan import Run, Sweep, planned, runs
+from launch.submissions import Load, Submission, carried, create, submissions
+
+_ROOT = Path(__file__).resolve().parent.parent
+# Starting Python, and what a job's last run takes longer than expected.
+_FILLED = 0.9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """conf/hydra/launcher/slurm.yaml, typed."""
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    gpus_per_task: int
+    cpus_per_task: int
+    mem_gb: float | None
+    timeout_min: int
+    array_parallelism: int
+    pack: str | int
+    fill_min: int | None
+    signal_delay_s: int
+    max_requeues: int
+    setup: list[str]
+    sbatch: dict[str, Any]
+    step_ms: float
+    image_ms: float
+    wait: bool
+
+    def check(self) -> None:
+        """Raise InputError at the first setting that can't be."""
+        for name in ("cpus_per_task", "timeout_min", "array_parallelism"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("gpus_per_task", "max_requeues"):
+            _whole(name, getattr(self, name), 0)
+        _whole("signal_delay_s", self.signal_delay_s, 30)
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise InputError(
+                f"hydra.launcher.signal_delay_s is {self.signal_delay_s}: it must be below the time limit, "
+                f"{60 * self.timeout_min} s (hydra.launcher.timeout_min)."
+            )
+        if self.pack != "auto":
+            _whole("pack", self.pack, 1, "auto or ")
+        if self.fill_min is not None:
+            _whole("fill_min", self.fill_min, 1, "null or ")
+        for name in ("step_ms", "image_ms"):
+            if not isinstance(getattr(self, name), int | float) or not getattr(self, name) > 0:
+                raise InputError(f"hydra.launcher.{name} is {getattr(self, name)!r}: it must be a number above 0.")
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.step_ms / 1000, self.image_ms / 1000)
+
+    def fitted(self, config: Config) -> Settings:
+        """The GPUs of each task as this sweep's trials need them."""
+        return replace(self, gpus_per_task=0) if config.device == "cpu" else self
+
+
+def _whole(name: str, value: object, least: int, other: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"hydra.launcher.{name} is {value!r}: it must be {other}a whole number, {least} or more.")
+
+
+@dataclass
+class Plan:
+    """What would be submitted now: loads of runs (longest first), and where the others are."""
+
+    sweep: Sweep
+    queued: list[Run]
+    found: list[Estimate]
+    loads: list[Load]
+
+    def opening(self) -> str:
+        queued = f", {len(self.queued)} in the queue" if self.queued else ""
+        head, _, where = self.sweep.opening().partition(" → ")
+        return f"{head}{queued} → {where}"
+
+
+def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | None) -> Plan:
+    """Sort the runs, and pack what is left. seen: the study's submissions; None asks no Slurm (a dry run)."""
+    sweep = planned(wanted)
+    queued: list[Run] = []
+    if seen is not None:
+        _free_the_dead(sweep)
+        in_queue = {(one.run.folder.path.resolve()) for one in carried(seen)}
+        queued = [run for run in sweep.waiting if run.folder.path.resolve() in in_queue]
+        sweep.waiting = [run for run in sweep.waiting if run not in set(queued)]
+    found = estimates(sweep.waiting, sweep.done, settings.pace)
+    hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
+    loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task > 0, hours) if found else []
+    return Plan(sweep, queued, found, loads)
+
+
+def _free_the_dead(sweep: Sweep) -> None:
+    """Runs whose claim is held by a Slurm job that this cluster no longer has are nobody's."""
+    held = {run: claim.holder(run.folder.claims_path) for run in sweep.busy}
+    jobs = {run: owner["job"] for run, owner in held.items() if owner and owner.get("job")}
+    if not jobs:
+        return
+    name, _ = queue.cluster()
+    ours = {run: job["id"] for run, job in jobs.items() if job["cluster"] in (name, "")}
+    alive = queue.alive(list(ours.values()))
+    for run, job in ours.items():
+        if job not in alive:
+            claim.revoke(run.folder.claims_path)
+            sweep.busy.remove(run)
+            sweep.waiting.append(run)
+
+
+def launch(configs: Sequence[Config], settings: Settings) -> None:
+    """Submit what is neither finished nor queued nor at work. Raises InputError, queue.SlurmError."""
+    settings.check()
+    for study in dict.fromkeys(config.study_dir for config in configs):
+        wanted = runs([_absolute(config) for config in configs if config.study_dir == study])
+        submit(wanted, settings.fitted(configs[0]))
+    if settings.wait:
+        from launch.watch import watch
+
+        for study in dict.fromkeys(config.study_dir for config in configs):
+            watch(study)
+
+
+def _absolute(config: Config) -> Config:
+    """A job may start in another folder than its submitter."""
+    paths = replace(
+        config.paths, results=str(Path(config.paths.results).absolute()), data=str(Path(config.paths.data).absolute())
+    )
+    return replace(config, paths=paths)
+
+
+def submit(wanted: list[Run], settings: Settings) -> None:
+    """One submission for one study, or none where nothing is left to do. Raises queue.SlurmError."""
+    study = wanted[0].config.study_dir
+    _, array_size = queue.cluster()
+    while True:
+        seen = submissions(study)
+        now = plan(wanted, settings, seen)
+        if not now.loads:
+            print(now.opening(), file=sys.stderr)
+            return
+        number = seen[-1].number + 1 if seen else 1
+        carrying = [one.run for one in now.found]
+        submission = create(study, number, carrying, now.loads, array_size, asdict(settings))
+        if submission is not None:
+            break
+    print(now.opening(), file=sys.stderr)
+    _hand_over(submission, settings)
+
+
+def _hand_over(submission: Submission, settings: Settings) -> None:
+    jobs: list[str] = []
+    try:
+        for first, name in zip(
+            range(0, len(submission.loads), submission.content["array_size"]), submission.arrays, strict=True
+        ):
+            part = range(first, min(first + submission.content["array_size"], len(submission.loads)))
+            jobs += _submit_array(submission, name, part, settings)
+    except Exception as error:
+        submission.close(jobs, str(error))
+        raise queue.SlurmError(f"sbatch refused: {_refusal(error)}") from error
+    submission.close(jobs)
+    tasks = f"{len(jobs)} tasks" if len(jobs) > 1 else "1 task"
+    print(
+        f"Submitted {len(submission.runs)} runs in {tasks} of Slurm job {jobs[0].partition('_')[0]}.", file=sys.stderr
+    )
+    print(f"How far it is: python -m launch status {submission.study}", file=sys.stderr)
+
+
+def _refusal(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "stderr", None) or error).split())
+    return text.rpartition("sbatch: error: ")[2] or type(error).__name__
+
+
+def _submit_array(submission: Submission, name: str, part: range, settings: Settings) -> list[str]:
+    import submitit
+
+    executor = submitit.SlurmExecutor(folder=submission.folder / "%j", max_num_timeout=settings.max_requeues)
+    executor.update_parameters(job_name=name, **parameters(settings))
+    with _outside_of_jobs(), executor.batch():
+        jobs = [executor.submit(Job(str(submission.study.absolute()), submission.number, place)) for place in part]
+    return [job.job_id for job in jobs]
+
+
+def parameters(settings: Settings) -> dict[str, Any]:
+    """What submitit's Slurm executor is told."""
+    path = f"export PYTHONPATH=${{PYTHONPATH:+$PYTHONPATH:}}{shlex.quote(str(_ROOT))}"
+    optional = {
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "constraint": settings.constraint,
+        "mem": None if settings.mem_gb is None else f"{round(settings.mem_gb * 1024)}MB",
+        "gpus_per_node": settings.gpus_per_task or None,
+    }
+    return {
+        **{key: value for key, value in optional.items() if value is not None},
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": settings.cpus_per_task,
+        "time": settings.timeout_min,
+        "array_parallelism": settings.array_parallelism,
+        "signal_delay_s": settings.signal_delay_s,
+        "stderr_to_stdout": True,
+        "setup": [*settings.setup, path],
+        # Since Slurm 22.05 srun does not take this over from sbatch.
+        "srun_args": [f"--cpus-per-task={settings.cpus_per_task}"],
+        "additional_parameters": {"requeue": True, **settings.sbatch},
+    }
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """A submission from inside a job must not inherit that job's shape."""
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {k: v for k, v in os.environ.items() if inside and k.startswith("SLURM_") and k != "SLURM_CONF"}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -1,0 +1,233 @@
+"""A real sweep on a real Slurm, and what befalls it: each test ends with records equal to an undisturbed sweep's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cbs.record import run_folders
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import SWEEP, Site
+
+LONGER = "CBS_TEST_PAUSE"
+
+
+def whole(site: Site, undisturbed: dict[str, Any], faults: int, submitted: int = 1) -> None:
+    """Everything is finished as if nothing had happened, and every run was submitted so often."""
+    assert site.records() == undisturbed
+    assert set(site.submitted().values()) == {submitted}
+    done = site.launch("status", str(site.study))
+    assert done.returncode == 0, done.stdout
+    print(f"{faults} faults injected")
+    assert faults > 0
+
+
+def tasks(cluster: Cluster, state: str = "RUNNING") -> list[str]:
+    return cluster.ask("squeue", "-h", "-r", "-t", state, "-o", "%i").split()
+
+
+def test_time_limits_requeue_and_lose_nothing(site: Site, undisturbed: dict) -> None:
+    """Slurm's warning, twice, as at a time limit: each time every run saves, and its job goes back into the queue."""
+    site.environment[LONGER] = "0.06"
+    site.submit()
+    faults = 0
+    for _ in range(2):
+        site.wait_for_training(4)
+        for task in tasks(site.cluster):
+            site.cluster.ask("scancel", "--signal=USR2", task)
+            faults += 1
+        site.cluster.wait(lambda: not tasks(site.cluster) or site.training() == 0, 60, "requeueing")
+        site.cluster.wait(lambda: not site.cluster.queue() or tasks(site.cluster), 60, "second start")
+        time.sleep(8)  # Python starts
+    site.cluster.wait_until_empty()
+    assert site.output().count("Requeued job") >= 2
+    whole(site, undisturbed, faults)
+
+
+@pytest.mark.slow
+def test_a_real_time_limit_is_hit_twice(site: Site, undisturbed: dict) -> None:
+    site.environment[LONGER] = "0.55"
+    site.submit("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45")
+    site.cluster.wait_until_empty(900)
+    requeued = site.output().count("Requeued job")
+    assert requeued >= 4, site.output()
+    whole(site, undisturbed, requeued)
+
+
+def test_a_cancelled_task_is_submitted_again_alone(site: Site, undisturbed: dict) -> None:
+    site.submit()
+    site.wait_for_training(4)
+    first, second = tasks(site.cluster)
+    site.cluster.ask("scancel", first)
+    site.cluster.wait(lambda: tasks(site.cluster) == [second], 60, "cancelled task")
+    said = site.submit()
+    assert "2 in the queue" in said
+    assert "Submitted 2 runs in 1 task" in said
+    site.cluster.wait_until_empty()
+    assert sorted(site.submitted().values()) == [1, 1, 2, 2]
+    assert site.records() == undisturbed
+    print("1 fault injected")
+
+
+@pytest.mark.parametrize("how", ["USR2", "TERM"])
+def test_preemption_requeues(site: Site, undisturbed: dict, how: str) -> None:
+    """USR2: Slurm sends it (preempt_send_user_signal). TERM: all that other clusters send."""
+    site.environment[LONGER] = "0.06"
+    site.submit()
+    site.wait_for_training(4)
+    if how == "USR2":
+        wrap = ("--wrap", "sleep 3", "-o", "/dev/null")
+        site.cluster.ask("sbatch", "-p", "high", "-N2", "--exclusive", *wrap)
+        site.cluster.wait(lambda: site.output().count("Requeued job") == 2, 90, "preemption")
+    else:
+        for task in tasks(site.cluster):
+            site.cluster.ask("scancel", "--signal=TERM", task)
+        site.cluster.wait(lambda: site.output().count("Preempted: back") == 2, 90, "preemption")
+    site.cluster.wait_until_empty()
+    whole(site, undisturbed, 2)
+
+
+def test_a_node_that_dies_with_its_job(site: Site, undisturbed: dict) -> None:
+    site.environment[LONGER] = "0.06"
+    site.submit("+hydra.launcher.sbatch.nodelist=n1")
+    site.wait_for_training(4)
+    site.cluster.kill_node("n1")
+    for job in {task.partition("_")[0] for task in tasks(site.cluster)}:
+        site.cluster.ask("scontrol", "update", f"JobId={job}", "ReqNodeList=n2", check=False)
+    site.cluster.wait(lambda: not tasks(site.cluster), 90, "dead node")
+    site.cluster.start_node("n1")
+    site.cluster.wait_until_empty()
+    assert all(len(list(f.claims_path.glob("0*.json"))) >= 2 for f in run_folders(site.study))
+    whole(site, undisturbed, 1)
+
+
+def test_two_copies_of_a_job_and_the_older_yields(site: Site, undisturbed: dict) -> None:
+    """Slurm loses sight of a node, starts its job elsewhere, and the old copy still runs."""
+    site.environment[LONGER] = "0.15"
+    site.submit("+hydra.launcher.sbatch.nodelist=n1")
+    site.wait_for_training(4)
+    old = owners(site)
+    site.cluster.kill_daemon("n1")
+    for job in {task.partition("_")[0] for task in tasks(site.cluster)}:
+        site.cluster.ask("scontrol", "update", f"JobId={job}", "ReqNodeList=n2", check=False)
+    site.cluster.wait(
+        lambda: all(f.claims_path.joinpath("0002.json").exists() for f in run_folders(site.study)), 120, "copy"
+    )
+    both = [pid for pid in old if psutil.pid_exists(pid)]
+    print(f"{len(both)} old processes still there when the new ones had claimed the runs")
+    site.cluster.wait(lambda: not any(psutil.pid_exists(pid) for pid in old), 60, "end of the older copies")
+    site.cluster.start_node("n1")
+    site.cluster.wait_until_empty()
+    assert both
+    assert "superseded" in site.output()
+    for folder in run_folders(site.study):
+        assert folder.last_failure() is None
+    whole(site, undisturbed, 1)
+
+
+def owners(site: Site) -> list[int]:
+    claims = [path for f in run_folders(site.study) for path in f.claims_path.glob("0*.json")]
+    return [json.loads(path.read_text())["pid"] for path in claims]
+
+
+def test_a_run_killed_inside_a_task_is_tried_again_there(site: Site, undisturbed: dict) -> None:
+    site.submit()
+    site.wait_for_training(4)
+    os.kill(owners(site)[0], signal.SIGKILL)
+    site.cluster.wait_until_empty()
+    assert site.output().count("done after") == 4
+    whole(site, undisturbed, 1)
+
+
+def test_the_controller_is_restarted(site: Site, undisturbed: dict) -> None:
+    site.submit()
+    site.wait_for_training(4)
+    site.cluster.stop_controller()
+    arguments = (*SWEEP, f"paths.results={site.results}", "hydra/launcher=slurm")
+    refused = site.run(*arguments)
+    assert refused.returncode == 2
+    assert "scontrol says" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    shown = site.launch("status", str(site.study))
+    assert "The queue is unknown" in shown.stdout
+    assert shown.stdout.count("running") >= 4
+    site.cluster.start_controller()
+    assert "0 to do" in site.submit()
+    site.cluster.wait_until_empty()
+    whole(site, undisturbed, 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk(lab: Cluster, tmp_path: Path, small_disk: Path, undisturbed: dict) -> None:
+    site = Site(lab, tmp_path, results=small_disk)
+    site.submit()
+    site.wait_for_training(4)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        fill(filler)
+    time.sleep(1.5)
+    site.cluster.wait_until_empty()
+    left = 4 - sum(f.result_path.exists() for f in run_folders(site.study))
+    print(f"{left} of 4 runs could not write their result")
+    assert left > 0
+    filler.unlink()
+    said = site.submit()
+    assert f"Submitted {left} runs" in said
+    site.cluster.wait_until_empty()
+    assert site.records() == undisturbed
+    print("1 fault injected")
+
+
+def test_two_submitters_at_once(site: Site, undisturbed: dict) -> None:
+    arguments = (*SWEEP, f"paths.results={site.results}", "hydra/launcher=slurm")
+    both = [site.start(*arguments) for _ in range(3)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert all(process.returncode == 0 for process in both), said
+    assert sum("Submitted" in one for one in said) == 1, said
+    site.cluster.wait_until_empty()
+    whole(site, undisturbed, 2)
+
+
+def test_what_fails_alike_is_set_aside_and_its_neighbours_are_not(site: Site, undisturbed: dict) -> None:
+    site.environment["CBS_TEST_CURSED"] = "16"
+    site.submit("hydra.launcher.pack=4")
+    site.cluster.wait_until_empty()
+    finished = [f for f in run_folders(site.study) if f.result_path.exists()]
+    failed = [f for f in run_folders(site.study) if not f.result_path.exists()]
+    assert len(finished) == len(failed) == 2
+    assert [f.failed_alike() for f in failed] == [3, 3]
+    shown = site.launch("status", str(site.study))
+    assert shown.returncode == 1
+    assert "RuntimeError: b=16 is cursed" in shown.stdout
+    assert "2 set aside" in site.submit()
+    assert set(site.submitted().values()) == {1}
+    del site.environment["CBS_TEST_CURSED"]
+    again = site.launch("resubmit", "--failed", str(site.study))
+    assert "Submitted 2 runs" in again.stderr, again.stderr
+    site.cluster.wait_until_empty()
+    assert site.records() == undisturbed
+    print("6 faults injected")

@@ -1,0 +1,103 @@
+"""Submitting, watching and steering sweeps on a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from cbs.record import run_folders
+from tests.conftest import TINY
+from tests.slurm.conftest import SWEEP, Site
+from tests.slurm.test_faults import tasks
+
+
+def test_an_array_runs_at_most_so_many_tasks_at_once(site: Site, undisturbed: dict[str, Any]) -> None:
+    said = site.submit("hydra.launcher.pack=1", "hydra.launcher.array_parallelism=2")
+    assert "2 trials, 4 runs: 4 to do" in said
+    assert "Submitted 4 runs in 4 tasks" in said
+    most = 0
+    while site.cluster.queue():
+        most = max(most, len(tasks(site.cluster)))
+        time.sleep(0.2)
+    assert most == 2
+    assert site.records() == undisturbed
+    assert "4 finished already, 0 to do" in site.submit()
+
+
+def test_status_follows_a_sweep_to_its_end(site: Site) -> None:
+    site.environment["CBS_TEST_PAUSE"] = "0.05"
+    site.submit("hydra.launcher.array_parallelism=1")
+    site.wait_for_training(2)
+    shown = site.launch("status", str(site.study))
+    assert shown.returncode == 3
+    assert "2 queued, 2 running" in shown.stdout
+    assert "n1" in shown.stdout or "n2" in shown.stdout
+    running = json.loads(site.launch("status", "--json", str(site.study), "running").stdout)["runs"]
+    assert len(running) == 2
+    assert all(run["step"] > 0 and run["value"] > 0 and run["threshold"] == 1.0 for run in running)
+    ended = site.launch("status", "--watch", str(site.study))
+    assert ended.returncode == 0
+    assert "4 censored" in ended.stdout
+    logs = site.launch("logs", str(site.study), "b=8", "seed=1").stdout
+    assert "== b=8 adam seed 1: censored" in logs
+    assert "step 337, FID" in logs
+
+
+def test_waiting_for_the_end(site: Site, undisturbed: dict[str, Any]) -> None:
+    said = site.submit("hydra.launcher.wait=true")
+    assert "Submitted 4 runs in 2 tasks" in said
+    assert site.records() == undisturbed
+
+
+def test_cancel_and_resubmit(site: Site, undisturbed: dict[str, Any]) -> None:
+    site.environment["CBS_TEST_PAUSE"] = "0.05"
+    site.submit()
+    site.wait_for_training(4)
+    refused = site.launch("cancel", str(site.study), "b=8", "seed=0")
+    assert refused.returncode == 2
+    assert "also carries" in refused.stderr
+    done = site.launch("cancel", str(site.study))
+    assert "Cancelled 2 tasks" in done.stdout
+    site.cluster.wait_until_empty()
+    shown = site.launch("status", str(site.study))
+    assert shown.returncode == 3
+    assert "4 left" in shown.stdout
+    assert all(f.checkpoint_path.exists() for f in run_folders(site.study))
+    again = site.launch("resubmit", str(site.study))
+    assert "Submitted 4 runs in 2 tasks" in again.stderr
+    site.cluster.wait_until_empty()
+    assert site.records() == undisturbed
+
+
+def test_a_refusal_of_sbatch_is_one_sentence(site: Site) -> None:
+    done = site.run(*SWEEP, f"paths.results={site.results}", "hydra/launcher=slurm", "hydra.launcher.partition=gold")
+    assert done.returncode == 2
+    assert "invalid partition specified: gold" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Submitted 4 runs" in site.submit()  # what was refused stands in nobody's way
+
+
+def test_gpus_are_asked_for(site: Site) -> None:
+    sweep = [one for one in SWEEP if one != "device=cpu"]
+    site.submit("hydra.launcher.gpus_per_task=1", sweep=tuple(sweep))
+    site.cluster.wait(lambda: len(tasks(site.cluster)) == 2, 60, "running tasks")
+    told = site.cluster.ask("scontrol", "show", "job")
+    assert told.count("gres/gpu=1") >= 2 or told.count("TresPerNode=gres:gpu:1") >= 2, told
+
+
+@pytest.mark.slow
+def test_two_hundred_trials_in_one_sweep(site: Site) -> None:
+    site.environment["CBS_TEST_PAUSE"] = "0"
+    rates = ",".join(f"{0.001 + 0.0001 * k:.4f}" for k in range(20))
+    sweep = ("-m", *TINY, "batch_size=2,4,...,20", "target.budget_steps=20", f"optimizer.lr_generator={rates}")
+    fitting = ("hydra.launcher.cpus_per_task=4", "hydra.launcher.mem_gb=6", "device=cpu", "hydra.launcher.fill_min=3")
+    said = site.submit(*fitting, sweep=sweep)
+    assert "200 trials, 200 runs: 200 to do" in said
+    assert "Submitted 200 runs" in said
+    site.cluster.wait_until_empty(900)
+    assert len(site.records()) == 200
+    assert set(site.submitted().values()) == {1}
+    assert "200 finished already, 0 to do" in site.submit(*fitting, sweep=sweep)

@@ -1,0 +1,85 @@
+"""What runs cost, and how they are packed into tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbs.config import Config
+from cbs.outcome import Censored, Reached
+from cbs.record import Result
+from launch.cost import Estimate, Pace, estimates
+from launch.pack import lanes, packed
+from launch.plan import Run, runs
+
+PACE = Pace(0.004, 0.0001)
+
+
+def estimate(seconds: float, share: float = 0.1) -> Estimate:
+    return Estimate(None, seconds, share, False)  # type: ignore[arg-type]
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 1e5), st.floats(0, 1)), min_size=1, max_size=80),
+    st.one_of(st.just("auto"), st.integers(1, 9)),
+    st.integers(1, 16),
+    st.booleans(),
+    st.floats(0.1, 48),
+)
+def test_every_run_is_carried_once(found: list, pack: str | int, cores: int, gpu: bool, hours: float) -> None:
+    estimates = sorted((estimate(s, share) for s, share in found), key=lambda one: -one.seconds)
+    loads = packed(estimates, pack, cores, gpu, hours)
+    assert sorted(place for load in loads for place in load.runs) == list(range(len(found)))
+    assert all(1 <= load.lanes <= min(cores, len(load.runs)) for load in loads)
+    assert [load.hours for load in loads] == sorted((load.hours for load in loads), reverse=True)
+    for load in loads:  # longest first, and the hours are no less than any of its runs takes
+        assert load.runs == sorted(load.runs)
+        assert load.hours * 3600 >= max(estimates[place].seconds for place in load.runs) - 1e-6
+
+
+def test_auto_fills_the_time_limit_and_no_more() -> None:
+    loads = packed([estimate(1800.0)] * 32, "auto", 4, False, 2.0)
+    assert [(len(load.runs), load.lanes, load.hours) for load in loads] == [(16, 4, 2.0)] * 2
+
+
+def test_small_batches_share_a_gpu_and_large_ones_fill_it() -> None:
+    assert PACE.share(2) == pytest.approx(0.0002 / 0.0042)
+    shared = [lanes(estimate(1.0, PACE.share(b)), 16, True) for b in (2, 16, 64, 256, 4096)]
+    assert shared == [16, 2, 1, 1, 1]
+    assert lanes(estimate(1.0, 0.9), 4, False) == 4  # cores are filled by processes of one thread each
+
+
+def test_a_pace_is_found_in_measurements() -> None:
+    truth = Pace(0.003, 0.0002)
+    found = PACE.through({b: truth.seconds(b) for b in (2, 16, 256)})
+    assert found.step_seconds == pytest.approx(0.003)
+    assert found.image_seconds == pytest.approx(0.0002)
+    scaled = PACE.through({8: 2 * PACE.seconds(8)})
+    assert scaled.seconds(100) == pytest.approx(2 * PACE.seconds(100))
+    falling = PACE.through({8: 0.01, 64: 0.001})  # nonsense, as a busy machine measures it
+    assert falling.step_seconds > 0
+    assert falling.image_seconds > 0
+
+
+def result(run: Run, seconds: float, steps: int, arrived: bool) -> Result:
+    outcome = Reached(steps - 10, steps) if arrived else Censored(steps)
+    threshold = min(run.config.target.thresholds)
+    times = {"training": seconds, "evaluating": 0.0}
+    return Result(run.folder.key, run.seed, {threshold: outcome}, steps, times, {}, {}, "")
+
+
+def test_estimates_learn_from_what_is_finished(tiny: Callable[..., Config]) -> None:
+    small, large = (tiny(f"batch_size={b}", "seeds=2", "target.budget_steps=10000") for b in (8, 64))
+    a, b, c, d = runs([small, large])
+    unknown = estimates([a, b, c, d], {}, PACE)
+    assert [one.run for one in unknown][:2] == [c, d]
+    assert not any(one.known for one in unknown)
+    assert unknown[0].seconds == pytest.approx(5 + 10_000 * PACE.seconds(64))
+    done = {a: result(a, 20.0, 2000, True), c: result(c, 50.0, 1000, False)}
+    found = {one.run: one for one in estimates([b, d], done, PACE)}
+    assert found[b].known
+    assert found[b].seconds == pytest.approx(5 + 2000 * 0.01)  # its other seed arrived at step 2,000
+    assert found[d].seconds == pytest.approx(5 + 10_000 * 0.05)  # none arrived: the whole budget

@@ -1,0 +1,152 @@
+"""Manifests: made once, read back whole, by however many submitters; and the commands on them without a Slurm."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cbs.claim import STALE_SECONDS
+from cbs.config import Config
+from launch import queue
+from launch.plan import runs
+from launch.submissions import Load, Submission, carried, create, submissions
+from tests.conftest import ROOT, TINY, command
+
+SETTINGS = {"gpus_per_task": 0}
+
+
+def make(study: Path, configs: list[Config], number: int = 1, array_size: int = 1000) -> Submission | None:
+    wanted = runs(configs)
+    loads = [Load([place], 1, 0.1) for place in range(len(wanted))]
+    return create(study, number, wanted, loads, array_size, SETTINGS)
+
+
+def test_a_manifest_reads_back_as_it_was_made(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    configs = [tiny(f"batch_size={b}", f"optimizer={name}", "seeds=2") for b in (8, 16) for name in ("adam", "sgd")]
+    made = make(tmp_path, configs)
+    assert made is not None
+    (read,) = submissions(tmp_path)
+    assert [(run.folder, run.label, run.config) for run in read.runs] == [
+        (run.folder, run.label, run.config) for run in runs(configs)
+    ]
+    assert [load.runs for load in read.loads] == [[place] for place in range(8)]
+    assert make(tmp_path, configs) is None  # the number is taken
+
+
+def test_a_large_sweep_is_several_arrays(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    made = make(tmp_path, [tiny("seeds=5")], array_size=2)
+    assert made is not None
+    assert [name.rpartition(".")[2] for name in made.arrays] == ["0", "1", "2"]
+    task = queue.Task("77_1", "79", made.arrays[2], "RUNNING", "n1", "None")
+    assert made.place(task) == 5
+
+
+def _race(arguments: tuple[str, list[Config], float]) -> bool:
+    study, configs, start = arguments
+    time.sleep(max(0.0, start - time.time()))
+    return make(Path(study), configs) is not None
+
+
+def test_one_of_many_submitters_gets_a_number(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    configs, start = [tiny("seeds=2")], time.time() + 2
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        assert sum(pool.map(_race, [(str(tmp_path), configs, start)] * 8, chunksize=1)) == 1
+
+
+def test_a_submitter_holds_its_runs_until_it_is_gone(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path, [tiny("seeds=2")])
+    assert made is not None
+    monkeypatch.setattr(queue, "tasks", lambda names: {name: [] for name in names})
+    assert len(list(carried([made]))) == 2  # this process is alive, and has not said that it is done
+    owner = made.content["submitter"]
+    made.path.write_text(json.dumps({**made.content, "submitter": {**owner, "pid": 2**22 + 1}}))
+    assert list(carried(submissions(tmp_path))) == []  # it died before sbatch: nothing is in the queue
+    made.path.write_text(json.dumps({**made.content, "submitter": {**owner, "machine": "elsewhere/1"}}))
+    assert len(list(carried(submissions(tmp_path)))) == 2
+    old = time.time() - STALE_SECONDS - 5
+    os.utime(made.path, (old, old))
+    assert list(carried(submissions(tmp_path))) == []
+
+
+def test_a_dead_submitter_whose_job_is_in_the_queue_holds_its_runs(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path, [tiny("seeds=2")])
+    assert made is not None
+    owner = {**made.content["submitter"], "pid": 2**22 + 1}
+    made.path.write_text(json.dumps({**made.content, "submitter": owner}))
+    pending = queue.Task("9_1", "11", made.arrays[0], "PENDING", "", "Priority")
+    monkeypatch.setattr(queue, "tasks", lambda names: {name: [pending] for name in names})
+    (one,) = carried(submissions(tmp_path))
+    assert (one.run.seed, one.task) == (1, pending)
+
+
+def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path: Path) -> None:
+    sweep = ("-m", *TINY, "batch_size=8,16", "seeds=2", "hydra/launcher=dry")
+    done = command(*sweep, "hydra.launcher.partition=gpu", "hydra.launcher.setup=[module load cuda]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "#SBATCH --partition=gpu",
+        "#SBATCH --gpus-per-node=1",
+        "module load cuda",
+        "b=16 adam seed 1",
+        "4 runs",
+    ):
+        assert words in done.stdout
+    assert "Nothing was submitted." in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("hydra.launcher.timeout_min=0", "hydra.launcher.timeout_min is 0: it must be a whole number, 1 or more."),
+        ("hydra.launcher.pack=some", "hydra.launcher.pack is 'some': it must be auto or a whole number, 1 or more."),
+        ("hydra.launcher.signal_delay_s=20000", "must be below the time limit, 14400 s"),
+        ("hydra.launcher.partitoin=gpu", "hydra.launcher.partitoin is no setting: did you mean partition"),
+        ("hydra.launcher.step_ms=0", "hydra.launcher.step_ms is 0: it must be a number above 0."),
+    ],
+)
+def test_bad_settings_are_one_sentence(setting: str, words: str, tmp_path: Path) -> None:
+    done = command("-m", *TINY, "batch_size=8,16", "hydra/launcher=dry", setting, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_where_there_is_no_slurm_it_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cbs.run", "-m", *TINY, "batch_size=8,16", "hydra/launcher=slurm"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": "/nowhere", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "is this a Slurm cluster's login node?" in done.stderr
+
+
+def test_the_commands_on_a_study_of_this_machine(swept: Path) -> None:
+    study = "results/sweep"
+    shown = command("status", study, cwd=swept, module="launch")
+    assert shown.returncode == 0, shown.stderr
+    assert "12 runs" in shown.stdout
+    plain = json.loads(command("status", "--json", study, "b=16", "adam", cwd=swept, module="launch").stdout)
+    assert len(plain["runs"]) == 2
+    assert {run["state"] for run in plain["runs"]} <= {"finished", "censored"}
+    again = command("resubmit", study, cwd=swept, module="launch")
+    assert "was never submitted to Slurm: give the sweep's own command again" in again.stderr
+    assert again.returncode == 2
+    assert command("status", "results/none", cwd=swept, module="launch").returncode == 2
+    nobody = command("logs", study, "b=9", cwd=swept, module="launch")
+    assert "no run of results/sweep is 'b=9'" in nobody.stderr
