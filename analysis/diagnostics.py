@@ -11,9 +11,8 @@ from scipy.special import ndtr
 
 from analysis import canvas
 from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
-from analysis.compare import Form
 from analysis.fit import Fit
-from analysis.models import Array, hyperbola, power_law, two_term
+from analysis.models import Array
 
 
 def everything(
@@ -149,7 +148,7 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
     b: Array = np.geomspace(sizes[0] / 1.3, sizes[-1] * 1.3, 400)
     top = 3 * frame["steps"].max()
     for i, form in enumerate(one.comparison.forms):
-        n = _of(form, b, one)
+        n = form.predict(b)
         shown = n <= top
         behind = one.comparison.behind(form.name)
         told = (
@@ -161,21 +160,6 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
     axes.set_title(f"{canvas.short_name(one)}: forms of N(b)")
     axes.legend(fontsize=7)
     return figure
-
-
-def _of(form: Form, b: Array, one: Fit) -> Array:
-    v = form.values
-    if form.name == "hyperbola":
-        return hyperbola(b, v["n_inf"], v["b0"])
-    if form.name == "two_term":
-        return two_term(b, v["n_inf"], v["B_crit"])
-    if form.name == "power_law":
-        return power_law(b, v["n_inf"], v["b_c"], v["p"])
-    levels = form.levels
-    assert levels is not None
-    sizes, log_n = (np.array(values, float) for values in zip(*levels, strict=True))
-    known = np.isfinite(log_n)
-    return np.exp(np.interp(np.log(b), np.log(sizes[known]), log_n[known], left=np.inf, right=np.nan))
 
 
 def crossings(evaluations: pd.DataFrame, one: Fit) -> Figure:
