@@ -1,8 +1,10 @@
 """From records to an answer: curves, fits, closed-form estimates, figures, a report.
 
-from analysis import from_file
-(curve,) = from_file("curve.csv")
-print(curve.fit())
+In three lines::
+
+    from analysis import from_file
+    (curve,) = from_file("curve.csv")
+    print(curve.fit())
 """
 
 from analysis.curves import Curve, from_file, from_frame

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 from cbs.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analysis.curves import Curve
     from analysis.fit import Fit
-    from analysis.report import Source
+    from analysis.studies import Source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,8 +95,7 @@ def _read(given: argparse.Namespace) -> list[Source]:
     """Every source with its curves fitted; where there are several, labels begin with the source's name."""
     from analysis.curves import from_file
     from analysis.fit import fit_all
-    from analysis.report import Source
-    from analysis.studies import from_runs, read_study
+    from analysis.studies import Source, from_runs, read_study
 
     paths = _paths(given)
     sources = []
@@ -135,28 +132,31 @@ def _paths(given: argparse.Namespace) -> list[Path]:
 
 def _fit(given: argparse.Namespace) -> None:
     from analysis import answer, summary
+    from analysis.tables import write_tables
+    from analysis.theory import theory
 
     fits = [one for source in _read(given) for one in source.fits]
+    found, pairs = theory(fits, given.reference), summary.differences(fits)
     if given.tables:
-        from analysis.report import write_tables
-
-        write_tables(summary.tables(fits, given.reference), given.tables)
+        write_tables(summary.tables(fits, found, pairs), given.tables)
     if given.json:
-        print(json.dumps(answer.to_dict(fits, given.reference), indent=2))
+        print(json.dumps(answer.to_dict(fits, found, pairs), indent=2))
     else:
-        print(answer.text(fits, given.reference))
+        print(answer.text(fits, found, pairs))
 
 
 def _plots(given: argparse.Namespace) -> None:
-    from analysis import answer, figures
+    from analysis import answer, figures, summary
+    from analysis.studies import trajectories
+    from analysis.theory import theory
 
     sources = _read(given)
     fits = [one for source in sources for one in source.fits]
+    found = theory(fits, given.reference)
     folder = given.out or _beside(given) / "figures"
-    drawn = figures.draw(
-        fits, _trajectories(sources), _at_thresholds(sources, given.growing_spread), folder, given.reference
-    )
-    print(answer.text(fits, given.reference))
+    evaluations = trajectories([run for source in sources for run in source.runs])
+    drawn = figures.draw(fits, evaluations, _at_thresholds(sources, given.growing_spread), found, folder)
+    print(answer.text(fits, found, summary.differences(fits)))
     names = [path.stem for path in drawn if path.suffix == ".png"]
     print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
 
@@ -169,7 +169,7 @@ def _report(given: argparse.Namespace) -> None:
     sources = _read(given)
     command = ["python", "-m", "analysis", *sys.argv[1:]]
     thresholds = _at_thresholds(sources, given.growing_spread)
-    report.write(out, sources, _trajectories(sources), thresholds, given.reference, command)
+    report.write(out, sources, thresholds, given.reference, command)
     for source in sources:
         for one in source.fits:
             print(answer.sentence(one))
@@ -179,12 +179,6 @@ def _report(given: argparse.Namespace) -> None:
 def _beside(given: argparse.Namespace) -> Path:
     first = _paths(given)[0]
     return first if given.study else first.parent
-
-
-def _trajectories(sources: list[Source]) -> pd.DataFrame:
-    from analysis.studies import trajectories
-
-    return trajectories([run for source in sources for run in source.runs])
 
 
 def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, list[Fit]]:
@@ -204,15 +198,15 @@ def _targets(given: argparse.Namespace) -> None:
     import matplotlib.pyplot as plt
 
     from analysis import canvas, diagnostics
-    from analysis.report import write_tables
+    from analysis.fit import fit_all
     from analysis.studies import read_study
+    from analysis.tables import write_tables
     from analysis.targets import curves_at, table
 
     thresholds = _numbers(given.thresholds)
     runs = read_study(given.study)
     at, smooth = (
-        {t: [curve.fit() for curve in curves_at(runs, given.study, t, smoothed)] for t in thresholds}
-        for smoothed in (False, True)
+        {t: fit_all(curves_at(runs, given.study, t, smoothed)) for t in thresholds} for smoothed in (False, True)
     )
     made = table(at, smooth)
     folder = given.out or given.study / "figures"

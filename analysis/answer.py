@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from analysis.advice import verdict
+from analysis.difference import Difference
 from analysis.fit import Fit
-from analysis.summary import curves, differences, forms, theories
+from analysis.summary import curves, forms, theories
 from analysis.tables import short, with_interval
-from analysis.theory import Theory, theory
+from analysis.theory import Theory
 
 
 def sentence(one: Fit) -> str:
@@ -28,17 +30,17 @@ def sentence(one: Fit) -> str:
     best = one.comparison.preferred
     doubt = ""
     if best is not None and one.comparison.behind("hyperbola") >= 10 and one.b_star is not None:
-        doubt = f"; but {verdict(one.comparison)[0].lower()}{verdict(one.comparison)[1:].rstrip('.')}"
+        told = verdict(one.comparison)
+        doubt = f"; but {told[0].lower()}{told[1:].rstrip('.')}"
     return f"{one.curve.name}: {fitted}, {measured}; {missed}{diverged}{doubt}."
 
 
-def text(fits: list[Fit], reference: str | None = None) -> str:
+def text(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Difference] = ()) -> str:
     """The short answer: the curves, the theory, and what must be said beside them."""
-    found = theory(fits, reference)
     lines = [curves(fits).text(), ""]
     if found:
         lines += [theories(fits, found).text(), "", explained(found), ""]
-    lines += [str(one) for one in differences(fits)]
+    lines += [str(pair) for pair in pairs]
     lines += [f"{one.curve.name}: {note}" for one in fits for note in one.notes]
     return "\n".join(lines)
 
@@ -63,9 +65,8 @@ def describe(one: Fit) -> str:
     return "\n".join(parts)
 
 
-def to_dict(fits: list[Fit], reference: str | None = None) -> dict[str, Any]:
+def to_dict(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Difference] = ()) -> dict[str, Any]:
     """What `--json` prints: every number finite or null."""
-    found = theory(fits, reference)
     rows = []
     for one in fits:
         label = one.curve.label
@@ -89,8 +90,8 @@ def to_dict(fits: list[Fit], reference: str | None = None) -> dict[str, Any]:
                 },
             }
         )
-    pairs = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in differences(fits)]
-    cleaned = _finite({"curves": rows, "differences": pairs})
+    apart = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in pairs]
+    cleaned = _finite({"curves": rows, "differences": apart})
     assert isinstance(cleaned, dict)
     return cleaned
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import stdtrit
 
-from analysis.likelihood import Observations, Problem, grown, maximise, terms
-from analysis.models import HYPERBOLA_FROM_SFO, Array, b0_of, hyperbola, v_of
+from analysis.curves import median
+from analysis.likelihood import Observations, Problem, grown, maximise
+from analysis.models import HYPERBOLA_FROM_SFO, Array, b0_of, critical_batch_size, hyperbola, least_sfo, v_of
 from analysis.profile import LIMIT, Interval, calibrated
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
     problem = _drawn(fit.problem, resamples, rng) if drawn else _simulated(fit, resamples, rng)
     theta, top = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
     b0, n_inf = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0), np.exp(theta[:, 0])
-    draws = {"b_star": 2 * b0, "n_inf": n_inf, "sfo": 4 * n_inf * b0}
+    draws = {"b_star": critical_batch_size(b0), "n_inf": n_inf, "sfo": least_sfo(n_inf, b0)}
     if drawn:
         stretch = _stretch(fit.problem, fit.theta)
         intervals = {name: _percentiles(values, getattr(fit, name), stretch) for name, values in draws.items()}
@@ -72,7 +73,7 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
     if steps is None:  # some batch size has one run: nothing to draw from
         simulated = _simulated(fit, resamples, rng) if drawn else problem
         steps = [np.exp(simulated.seen.high[:, seen.b == b]) for b in sizes]
-    medians = np.stack([_medians(values) for values in steps], 1)
+    medians = np.stack([median(values) for values in steps], 1)
     return Bootstrap(
         "seeds" if drawn else "parametric",
         draws,
@@ -91,11 +92,10 @@ def _percentiles(draws: Array, centre: float, stretch: float) -> Interval:
 
 def _stretch(problem: Problem, theta: Array) -> float:
     """t/z for the seeds that inform b0: Satterthwaite's degrees of freedom over the batch sizes that do."""
-    seen = problem.seen
-    g, slope = problem.model.shape(seen.b, theta[:, 1:2], problem.pivot)
-    bend = -terms(seen, theta[:, :1] + g, np.exp(theta[:, 2:3])).eta_eta[0]
-    centred = slope[0, :, 0] - np.average(slope[0, :, 0], weights=bend)
-    sizes, which, runs = np.unique(seen.b, return_inverse=True, return_counts=True)
+    found, by_eta, _ = problem.runs(theta)
+    bend, slope = -found.eta_eta[0], by_eta[0, :, 1]
+    centred = slope - np.average(slope, weights=bend)
+    sizes, which, runs = np.unique(problem.seen.b, return_inverse=True, return_counts=True)
     information = np.bincount(which, bend * centred**2, len(sizes)) / (bend * centred**2).sum()
     spare = 1 / (information**2 / np.maximum(runs - 1, 1)).sum()
     return float(stdtrit(spare, 0.975) / LIMIT)
@@ -118,11 +118,11 @@ def _distances(fit: Fit, problem: Problem, theta: Array, top: Array) -> dict[str
         "b_star": distance(problem, theta, 1, v_of(fit.b0, problem.pivot)),
         "n_inf": distance(problem, theta, 0, np.full(size, math.log(fit.n_inf))),
     }
-    shifted = theta.copy()
-    shifted[:, 1] = np.maximum(theta[:, 1], 1e-3)
-    shifted[:, 0] += np.log(4 * b0_of(shifted[:, 1], problem.pivot))
-    at = np.full(size, math.log(4 * fit.n_inf * fit.b0))
-    z = distance(replace(problem, model=HYPERBOLA_FROM_SFO), shifted, 0, at)
+    from_sfo = replace(problem, model=HYPERBOLA_FROM_SFO)
+    start = theta.copy()
+    start[:, 1] = np.maximum(theta[:, 1], 1e-3)
+    at = np.full(size, np.log(least_sfo(fit.n_inf, fit.b0)))
+    z = distance(from_sfo, from_sfo.located(start), 0, at)
     return found | {"sfo": np.where(theta[:, 1] > 1e-3, z, np.abs(z))}
 
 
@@ -130,16 +130,6 @@ def _shares(cost: Array) -> Array:
     """How often each column of (R, k) holds the least cost; rows without a finite one don't count."""
     known = cost[np.isfinite(cost).any(1)]
     return np.bincount(known.argmin(1), minlength=cost.shape[1]) / max(len(known), 1)
-
-
-def _medians(steps: Array) -> Array:
-    """The median of each row, a miss counting as infinite."""
-    ordered = np.sort(steps, 1)
-    m = steps.shape[1]
-    if m == 0:  # every run there diverged
-        return np.full(len(steps), np.inf)
-    low, high = ordered[:, (m - 1) // 2], ordered[:, m // 2]
-    return np.where(np.isinf(high), np.inf, 0.5 * (low + np.where(np.isinf(high), 0, high)))
 
 
 def _drawn(problem: Problem, resamples: int, rng: np.random.Generator) -> Problem:

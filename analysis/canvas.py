@@ -46,9 +46,9 @@ STYLE: Any = {
     "figure.max_open_warning": 0,
 }
 
-# What a page's style sheet decides: matplotlib's colours, replaced by the page's variables.
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", "#ffffff": "var(--paper)"}
-_VARIABLES |= {colour: f"var(--c{i})" for i, colour in enumerate(COLOURS)}
+# What a page's style sheet decides: colours as matplotlib writes them, and the page's variables.
+_VARIABLES = {INK.lower(): "var(--ink)", FAINT.lower(): "var(--faint)", GRID.lower(): "var(--grid)"}
+_VARIABLES |= {"#ffffff": "var(--paper)", **{c.lower(): f"var(--c{i})" for i, c in enumerate(COLOURS)}}
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -69,13 +69,9 @@ def inline(figure: Figure, name: str) -> str:
     plt.close(figure)
     svg = out.getvalue()[out.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    for colour, variable in _VARIABLES.items():
-        svg = re.sub(re.escape(colour), variable, svg, flags=re.IGNORECASE)
-    for found in set(re.findall(r'\bid="([^"]+)"', svg)):
-        svg = re.sub(rf'(id="|#){re.escape(found)}(["\)])', rf"\1{name}-{found}\2", svg)
-    return svg
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", svg, count=2)  # the first two are those of <svg>: the page sizes it
+    svg = re.sub("|".join(_VARIABLES), lambda found: _VARIABLES[found[0]], svg)
+    return re.sub(r'(\bid="|\bhref="#|\burl\(#)', rf"\1{name}-", svg)
 
 
 def stem(one: Fit, among: list[Fit]) -> str:

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import profile as profiling
-from analysis.likelihood import Observations, Problem, maximise
-from analysis.models import HYPERBOLA, POWER_LAW, TWO_TERM, Array, Model, b0_of, power_law_b_star
+from analysis.likelihood import Observations, Problem, best, maximise
+from analysis.models import (
+    HYPERBOLA,
+    POWER_LAW,
+    TWO_TERM,
+    Array,
+    Model,
+    b0_of,
+    critical_batch_size,
+    power_law_b_star,
+)
 from analysis.monotone import Monotone, monotone
 from analysis.profile import Interval
 
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
 
 # Akaike weights of e^-1: a form this close to the best can't be told from it (Burnham & Anderson, 2002).
 TELLING = 2.0
-TITLES = {m.name: m.title for m in (HYPERBOLA, TWO_TERM, POWER_LAW)} | {"monotone": "monotone, no formula"}
+FORMULAE = {model.name: model for model in (HYPERBOLA, TWO_TERM, POWER_LAW)}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,15 @@ class Form:
     values: dict[str, float]
     intervals: dict[str, Interval]
     levels: list[tuple[float, float]] | None = None
+
+    def predict(self, b: Array) -> Array:
+        """N(b) (steps); without a formula, lines in ln b: ∞ below the least b that arrived, NaN beyond the largest."""
+        if self.levels is None:
+            model = FORMULAE[self.name]
+            return model.formula(b, self.values["n_inf"], *(self.values[name] for name in model.names))
+        sizes, log_n = np.array(self.levels).T
+        known = np.isfinite(log_n)
+        return np.exp(np.interp(np.log(b), np.log(sizes[known]), log_n[known], left=np.inf, right=np.nan))
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,7 @@ def compare(curve: Curve) -> Comparison:
     if len(sizes) < 3 or seen.reached.sum() < 4:
         return Comparison([])
     inner = sizes[1:-1] if len(sizes) >= 5 else sizes[:0]
-    forms = [_parametric(seen, model, inner) for model in (HYPERBOLA, TWO_TERM, POWER_LAW)]
+    forms = [_parametric(seen, model, inner) for model in FORMULAE.values()]
     forms.append(_formless(seen, inner))
     return Comparison(sorted(forms, key=lambda form: (form.aicc, form.parameters)))
 
@@ -99,57 +117,54 @@ def _parametric(seen: Observations, model: Model, inner: Array) -> Form:
     if model is HYPERBOLA:  # as a form of N(b) it falls: b0 ≥ 0
         model = replace(model, limits=((0.0, model.limits[0][1]),))
     problem = Problem(seen, model, np.ones((1, len(seen.b))), pivot)
-    shapes = model.starts(reached)
-    ones = np.ones((len(shapes), 1))
-    theta, value = maximise(problem, np.hstack([ones * seen.middle().min(), shapes, ones * math.log(0.3)]))
-    best = theta[[int(value.argmax())]]
-    values, intervals, b_star = _told(problem, best, float(value.max()))
+    theta, top = best(problem)
+    values, intervals, b_star = _told(problem, theta, top)
     return Form(
         model.name,
         model.title,
         problem.parameters,
-        float(value.max()),
-        _aicc(float(value.max()), problem.parameters, int(seen.reached.sum())),
-        _left_out(problem, best, inner),
+        top,
+        _aicc(top, problem.parameters, int(seen.reached.sum())),
+        _left_out(problem, theta, inner),
         b_star,
-        {"n_inf": math.exp(best[0, 0]), **values, "sigma": math.exp(best[0, -1])},
+        {"n_inf": math.exp(theta[0, 0]), **values, "sigma": math.exp(theta[0, -1])},
         intervals,
     )
 
 
-def _told(problem: Problem, best: Array, top: float) -> tuple[dict[str, float], dict[str, Interval], float | None]:
+def _told(problem: Problem, theta: Array, top: float) -> tuple[dict[str, float], dict[str, Interval], float | None]:
     """The shape in the field's terms, the interval that matters, and b*."""
     name = problem.model.name
     if name == "hyperbola":
-        b0 = float(b0_of(best[0, 1], problem.pivot[0]))
-        return {"b0": b0}, {}, 2 * b0 if b0 > 0 else None
-    b_c = math.exp(best[0, 1])
+        b0 = float(b0_of(theta[0, 1], problem.pivot[0]))
+        return {"b0": b0}, {}, float(critical_batch_size(b0)) if b0 > 0 else None
+    b_c = math.exp(theta[0, 1])
     if name == "two_term":
-        return {"B_crit": b_c}, {"B_crit": _interval(problem, best, top, 1)}, None
-    p = math.exp(best[0, 2])
-    return {"b_c": b_c, "p": p}, {"p": _interval(problem, best, top, 2)}, power_law_b_star(b_c, p)
+        return {"B_crit": b_c}, {"B_crit": _interval(problem, theta, top, 1)}, None
+    p = math.exp(theta[0, 2])
+    return {"b_c": b_c, "p": p}, {"p": _interval(problem, theta, top, 2)}, power_law_b_star(b_c, p)
 
 
-def _interval(problem: Problem, best: Array, top: float, index: int) -> Interval:
+def _interval(problem: Problem, theta: Array, top: float, index: int) -> Interval:
     """The 95 % profile interval of exp(parameter)."""
     limits = problem.model.limits[index - 1]
-    error = profiling.standard_error(problem, best, index)
-    centre = float(best[0, index])
+    error = profiling.standard_error(problem, theta, index)
+    centre = float(theta[0, index])
     scale = profiling.Scale(top, float(problem.seen.reached.sum()), problem.parameters - 1)
-    values = profiling.grid(centre, error, *limits)
-    low, high = profiling.confidence(problem, index, centre, values, best, scale)[0].interval()
+    along = profiling.profile(problem, index, profiling.grid(centre, error, *limits), theta)
+    low, high = profiling.confidence(problem, along, centre, scale)[0].interval()
     return None if low is None else math.exp(low), None if high is None else math.exp(high)
 
 
-def _left_out(problem: Problem, best: Array, inner: Array) -> float | None:
+def _left_out(problem: Problem, theta: Array, inner: Array) -> float | None:
     if not len(inner):
         return None
     seen = problem.seen
     weights = (seen.b[None, :] != inner[:, None]).astype(float)
     without = replace(problem, weights=weights, pivot=np.repeat(problem.pivot, len(inner)))
-    theta, _ = maximise(without, np.repeat(best, len(inner), 0))
-    g, _ = problem.model.shape(inner, theta[:, 1:-1], without.pivot)
-    predicted = theta[:, 0] + np.diagonal(g)
+    refitted, _ = maximise(without, np.repeat(theta, len(inner), 0))
+    g, _ = problem.model.shape(inner, refitted[:, 1:-1], without.pivot)
+    predicted = refitted[:, 0] + np.diagonal(g)
     return _rms(seen, inner, predicted)
 
 
@@ -162,7 +177,7 @@ def _formless(seen: Observations, inner: Array) -> Form:
     b_star = found.b_star if len(inner) or found.levels > 1 else None
     return Form(
         "monotone",
-        TITLES["monotone"],
+        "monotone, no formula",
         parameters,
         found.log_likelihood,
         aicc,

@@ -14,6 +14,7 @@ from cbs.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from analysis.fit import Fit
+    from analysis.models import Array
 
 COLUMNS = ("batch_size", "seed", "outcome", "lower", "steps")
 NEEDED = ("batch_size", "steps", "outcome")
@@ -59,7 +60,7 @@ class Curve:
     def medians(self) -> pd.Series:
         """Median steps-to-target per batch size; a miss counts as infinite, and is never dropped."""
         steps = self.frame["steps"].where(self.frame["outcome"] == "reached", math.inf)
-        return steps.groupby(self.frame["batch_size"]).apply(_median)
+        return steps.groupby(self.frame["batch_size"]).apply(lambda runs: float(median(runs.to_numpy(float))))
 
     def shares(self) -> pd.DataFrame:
         """Per batch size: how many runs there are, and how many reached, were censored, diverged."""
@@ -79,11 +80,9 @@ class Curve:
         return fit(self, growing_spread)
 
 
-def _median(steps: pd.Series) -> float:
-    """The median, without a warning for a pair of infinities."""
-    ordered = np.sort(steps.to_numpy(float))
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(high) if math.isinf(high) else float((low + high) / 2)
+def median(steps: Array) -> Array:
+    """The median along the last axis, a miss counting as infinite; of no runs at all, ∞."""
+    return np.asarray(np.median(steps, -1)) if steps.shape[-1] else np.full(steps.shape[:-1], math.inf)
 
 
 def from_file(path: Path | str) -> list[Curve]:

@@ -11,13 +11,12 @@ from scipy.special import ndtr
 
 from analysis import canvas
 from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
-from analysis.compare import Form
 from analysis.fit import Fit
-from analysis.models import Array, hyperbola, power_law, two_term
+from analysis.models import Array
 
 
 def everything(
-    fits: list[Fit], evaluations: pd.DataFrame | None, thresholds: dict[float, list[Fit]]
+    fits: list[Fit], evaluations: dict[str, pd.DataFrame], thresholds: dict[float, list[Fit]]
 ) -> dict[str, Figure]:
     """By name, those that the data allow."""
     figures = {}
@@ -31,9 +30,8 @@ def everything(
         name = canvas.stem(one, fits)
         if one.comparison.forms:
             figures[f"forms_{name}"] = forms(one, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        trained = evaluations is not None and one.curve.group in set(evaluations["group"])
-        if evaluations is not None and trained and one.curve.threshold is not None:
-            figures[f"crossings_{name}"] = crossings(evaluations, one)
+        if one.curve.group in evaluations and one.curve.threshold is not None:
+            figures[f"crossings_{name}"] = crossings(evaluations[one.curve.group], one)
     return figures
 
 
@@ -149,7 +147,7 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
     b: Array = np.geomspace(sizes[0] / 1.3, sizes[-1] * 1.3, 400)
     top = 3 * frame["steps"].max()
     for i, form in enumerate(one.comparison.forms):
-        n = _of(form, b, one)
+        n = form.predict(b)
         shown = n <= top
         behind = one.comparison.behind(form.name)
         told = (
@@ -163,32 +161,16 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
     return figure
 
 
-def _of(form: Form, b: Array, one: Fit) -> Array:
-    v = form.values
-    if form.name == "hyperbola":
-        return hyperbola(b, v["n_inf"], v["b0"])
-    if form.name == "two_term":
-        return two_term(b, v["n_inf"], v["B_crit"])
-    if form.name == "power_law":
-        return power_law(b, v["n_inf"], v["b_c"], v["p"])
-    levels = form.levels
-    assert levels is not None
-    sizes, log_n = (np.array(values, float) for values in zip(*levels, strict=True))
-    known = np.isfinite(log_n)
-    return np.exp(np.interp(np.log(b), np.log(sizes[known]), log_n[known], left=np.inf, right=np.nan))
-
-
 def crossings(evaluations: pd.DataFrame, one: Fit) -> Figure:
-    """Trajectories near the target, and the bracket in which each run crossed it."""
+    """A curve's trajectories near the target, and the bracket in which each run crossed it."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     threshold = one.curve.threshold
     assert threshold is not None
-    part = evaluations[evaluations["group"] == one.curve.group]
     sizes = one.curve.batch_sizes
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.88, len(sizes)))
     reached = one.curve.frame[(one.curve.frame["outcome"] == "reached") & one.curve.frame["lower"].notna()]
     for k, (b, shade) in enumerate(zip(sizes, shades, strict=True)):
-        for _, run in part[part["batch_size"] == b].groupby("seed"):
+        for _, run in evaluations[evaluations["batch_size"] == b].groupby("seed"):
             axes.plot(run["step"], run["value"], color=shade, lw=0.7, alpha=0.6)
         depth = threshold * 0.82 * 0.955**k
         for _, run in reached[reached["batch_size"] == b].iterrows():

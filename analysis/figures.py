@@ -16,43 +16,40 @@ from analysis import canvas, diagnostics
 from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
 from analysis.fit import Fit
 from analysis.models import Array, hyperbola
-from analysis.theory import Theory, theory
+from analysis.theory import Theory
 
 
 def draw(
     fits: list[Fit],
-    evaluations: pd.DataFrame | None,
+    evaluations: dict[str, pd.DataFrame],
     thresholds: dict[float, list[Fit]],
+    found: Theory | None,
     folder: Path,
-    reference: str | None = None,
 ) -> list[Path]:
     """Write every figure that the data allow, as PNG and SVG, and return the files.
 
-    evaluations: as analysis.studies.trajectories returns them. thresholds: fits by threshold.
-    reference: the curve that r comes from.
+    evaluations: by group, as analysis.studies.trajectories returns them. thresholds: fits by threshold.
     """
     with plt.rc_context(canvas.STYLE):
-        figures = everything(fits, evaluations, thresholds, reference)
+        figures = everything(fits, evaluations, thresholds, found)
         figures["overview"] = overview(fits)
-        if evaluations is not None and len(evaluations):
-            known = set(evaluations["group"])
-            figures["metric_vs_steps"] = metric_against_steps(evaluations, [f for f in fits if f.curve.group in known])
+        if evaluations:
+            trained = [one for one in fits if one.curve.group in evaluations]
+            figures["metric_vs_steps"] = metric_against_steps(evaluations, trained)
         return [path for name, figure in figures.items() for path in canvas.save(figure, folder / name)]
 
 
 def everything(
     fits: list[Fit],
-    evaluations: pd.DataFrame | None,
+    evaluations: dict[str, pd.DataFrame],
     thresholds: dict[float, list[Fit]],
-    reference: str | None = None,
+    found: Theory | None,
 ) -> dict[str, Figure]:
-    """Single-panel figures by name: the paper's, then ours. reference: the curve that r comes from."""
+    """Single-panel figures by name: the paper's, then ours."""
     figures = {"steps_to_target": steps_to_target(fits), "sfo": sfo(fits)}
-    if evaluations is not None and len(evaluations):
-        known = set(evaluations["group"])
-        trained = [one for one in fits if one.curve.group in known]
-        figures |= {f"metric_{canvas.stem(one, fits)}": metric_against_steps(evaluations, [one]) for one in trained}
-    found = theory(fits, reference)
+    for one in fits:
+        if one.curve.group in evaluations:
+            figures[f"metric_{canvas.stem(one, fits)}"] = metric_against_steps(evaluations, [one])
     if found is not None:
         figures["estimated"] = estimated(fits, found)
     return figures | diagnostics.everything(fits, evaluations, thresholds)
@@ -197,7 +194,7 @@ def _line(axes: Axes, one: Fit, colour: str, dashes: Any, of: Any) -> None:
     axes.fill_between(b[shown], of(b, low)[shown], of(b, np.minimum(high, top))[shown], color=colour, alpha=0.15, lw=0)
 
 
-def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
+def metric_against_steps(evaluations: dict[str, pd.DataFrame], fits: list[Fit]) -> Figure:
     """FID against steps, one panel per curve, one shade per batch size: median over seeds, and every seed faint."""
     columns = min(len(fits), 3)
     rows = -(-len(fits) // columns)
@@ -210,10 +207,10 @@ def metric_against_steps(evaluations: pd.DataFrame, fits: list[Fit]) -> Figure:
         squeeze=False,
         layout="constrained",
     )
-    sizes = sorted(evaluations["batch_size"].unique())
+    sizes = sorted({b for part in evaluations.values() for b in part["batch_size"]})
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.88, len(sizes)))
     for axes, one in zip(grid.flat, fits, strict=False):
-        part = evaluations[evaluations["group"] == one.curve.group]
+        part = evaluations[one.curve.group]
         for b, shade in zip(sizes, shades, strict=True):
             rows_of_b = part[part["batch_size"] == b]
             for _, run in rows_of_b.groupby("seed"):

@@ -15,7 +15,7 @@ from analysis import profile as profiling
 from analysis.advice import notes
 from analysis.bootstrap import Bootstrap, bootstrap
 from analysis.compare import Comparison, compare
-from analysis.likelihood import Observations, Problem, maximise
+from analysis.likelihood import Observations, Problem, best, maximise
 from analysis.models import (
     HYPERBOLA,
     HYPERBOLA_FROM_SFO,
@@ -120,11 +120,6 @@ class Fit:
         """N(b*)·b* = 4 N∞ b0."""
         return None if self.b0 is None or self.n_inf is None else float(least_sfo(self.n_inf, self.b0))
 
-    @property
-    def ceiling(self) -> float | None:
-        """Twice the smallest batch size that any run reached: the form's own upper bound of b*."""
-        return None if self.problem is None else 2 * float(self.problem.pivot[0])
-
     @cached_property
     def comparison(self) -> Comparison:
         """The hyperbola beside its rivals."""
@@ -198,7 +193,7 @@ def fit(curve: Curve, growing_spread: bool = False) -> Fit:
     if (reached & np.isfinite(seen.low)).sum() - used < 1:  # an N with no lower end informs neither b0 nor σ
         return Fit(curve)
     problem = Problem(seen, HYPERBOLA, np.ones((1, len(seen.b))), sizes[:1], growing_spread)
-    theta, top = _best(problem)
+    theta, top = best(problem)
     found = Fit(curve, problem, theta)
     _intervals(found, problem, theta, top, used)
     if len(sizes) < 3:  # bounds only: no form can be told from two points
@@ -212,50 +207,31 @@ def fit_all(curves: Sequence[Curve], growing_spread: bool = False) -> list[Fit]:
     return list(Parallel(n_jobs=workers)(delayed(fit)(curve, growing_spread) for curve in curves))
 
 
-def _best(problem: Problem) -> tuple[Array, float]:
-    """The best of several starts: parameters (1, p) and ln L."""
-    seen = problem.seen
-    shapes = problem.model.starts(seen.b[seen.reached])
-    ones = np.ones((len(shapes), 1))
-    start = np.hstack([ones * seen.middle().min(), shapes, ones * math.log(0.3)])
-    if problem.growing:
-        start = np.vstack([np.hstack([start, ones * math.log(kappa)]) for kappa in (0.01, 0.3, 1.0)])
-    theta, value = maximise(problem, start)
-    best = int(value.argmax())
-    return theta[[best]], float(value[best])
-
-
 def _intervals(found: Fit, problem: Problem, theta: Array, top: float, used: int) -> None:
     """Fill in estimates and confidence curves from the profiles of b*, N∞ and the SFO at b*."""
     pivot, v = float(problem.pivot[0]), float(theta[0, 1])
     values = profiling.grid(v, profiling.standard_error(problem, theta, 1), *V_LIMITS)
-    top = max(top, float(profiling.profile(problem, 1, values, theta)[0].max()))
+    coarse = profiling.profile(problem, 1, values, theta)
+    top = max(top, float(coarse.likelihoods.max()))
     scale = Scale(top, profiling.information(problem, theta), used)
     found.scale, found.log_likelihood = scale, top
-    found.curves["b_star"], path = profiling.confidence(problem, 1, v, values, theta, scale)
-    z = found.curves["b_star"].z
-    found.path = path[np.abs(z) <= LIMIT * 1.0001]
+    found.curves["b_star"], fine = profiling.confidence(problem, coarse, v, scale)
+    path = fine.path
+    found.path = path[np.abs(found.curves["b_star"].z) <= LIMIT * 1.0001]
     found.curves["n_inf"] = _profiled(problem, theta, path, scale)
     positive = path[path[:, 1] > 1e-4]
     if len(positive):
         centre = theta if v > 1e-4 else theta[:0]
         from_sfo = replace(problem, model=HYPERBOLA_FROM_SFO)
-        found.curves["sfo"] = _profiled(from_sfo, _with_sfo(centre, pivot), _with_sfo(positive, pivot), scale)
-    at = theta if v > 0 else profiling.profile(problem, 1, np.zeros(1), theta)[1]
+        found.curves["sfo"] = _profiled(from_sfo, from_sfo.located(centre), from_sfo.located(positive), scale)
+    at = theta if v > 0 else profiling.profile(problem, 1, np.zeros(1), theta).path
     found.sigma = float(math.exp(at[0, 2]))
     found.kappa = float(math.exp(at[0, 3])) if problem.growing else None
     # A flat end: N∞ and b0 run off to 0 and the pivot together. A rising curve has no N∞.
-    flat = float(maximise(problem, path[-1:], fixed=(1,))[1][0]) > top - 1e-4
+    flat = float(problem.evaluate(path[-1:])[0][0]) > top - 1e-4
     if not flat and not found.rising:
         found.n_inf = float(math.exp(at[0, 0]))
         found.b0 = float(b0_of(v, pivot)) if v > 0 else None
-
-
-def _with_sfo(theta: Array, pivot: float) -> Array:
-    """Parameters with ln N(b*)·b* in the place of ln N∞."""
-    shifted = theta.copy()
-    shifted[:, 0] += np.log(4 * b0_of(theta[:, 1], pivot))
-    return shifted
 
 
 def _profiled(problem: Problem, theta: Array, path: Array, scale: Scale) -> Confidence:
@@ -269,7 +245,8 @@ def _profiled(problem: Problem, theta: Array, path: Array, scale: Scale) -> Conf
     else:
         centre, inside, error = -math.inf, float(path[:, 0].min()), max(float(np.ptp(path[:, 0])) / 6, 1e-3)
     values = profiling.grid(inside, error, inside - 8.0, inside + 8.0)
-    return profiling.confidence(problem, 0, centre, values, np.concatenate([theta, path]), scale)[0]
+    along = profiling.profile(problem, 0, values, np.concatenate([theta, path]))
+    return profiling.confidence(problem, along, centre, scale)[0]
 
 
 def _region(problem: Problem, theta: Array, path: Array, scale: Scale) -> Array:

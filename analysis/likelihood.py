@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -136,13 +136,22 @@ class Problem:
         The curvature leaves out the second derivative of the shape (Gauss–Newton), which vanishes
         where the residuals do.
         """
-        size, k = len(theta), len(self.model.names)
-        pivot = np.broadcast_to(self.pivot, (size,))
-        g, slope = self.model.shape(self.seen.b, theta[:, 1 : 1 + k], pivot)
+        t, by_eta, by_t = self.runs(theta)
+        used = self.weights > 0
+        w = np.where(used, self.weights, 0.0)
+        value = np.where(used, w * t.value, 0.0).sum(-1)
+        gradient = _sum(w * t.eta, by_eta) + _sum(w * t.t, by_t)
+        cross = _outer(w * t.eta_t, by_eta, by_t)
+        curvature = _outer(w * t.eta_eta, by_eta, by_eta) + _outer(w * t.t_t, by_t, by_t)
+        curvature += cross + np.swapaxes(cross, -1, -2)
+        return np.where(np.isfinite(value), value, -np.inf), np.nan_to_num(gradient), np.nan_to_num(curvature)
+
+    def runs(self, theta: Array) -> tuple[Terms, Array, Array]:
+        """Each run's terms at parameters (B, p), and the slopes of its η and of its ln σ_b by them (B, n, p)."""
+        k = len(self.model.names)
+        g, slope = self.model.shape(self.seen.b, theta[:, 1 : 1 + k], np.broadcast_to(self.pivot, len(theta)))
         sigma = np.exp(theta[:, 1 + k])[:, None]
-        above, lift = np.zeros(size), np.zeros((size, k))
-        if self.model.location is not None:
-            above, lift = self.model.location(theta[:, 1 : 1 + k], pivot)
+        above, lift = self._above(theta)
         by_eta = np.concatenate(
             [np.ones((*g.shape, 1)), slope - lift[:, None, :], np.zeros((*g.shape, 1 + self.growing))], -1
         )
@@ -152,15 +161,20 @@ class Problem:
             sigma, share, rise = grown(sigma, np.exp(theta[:, -1])[:, None], g)
             by_t[..., 1 : 1 + k] = (share * rise)[..., None] * slope
             by_t[..., -1] = share
-        used = self.weights > 0
-        t = terms(self.seen, theta[:, :1] - above[:, None] + g, sigma)
-        w = np.where(used, self.weights, 0.0)
-        value = np.where(used, w * t.value, 0.0).sum(-1)
-        gradient = _sum(w * t.eta, by_eta) + _sum(w * t.t, by_t)
-        cross = _outer(w * t.eta_t, by_eta, by_t)
-        curvature = _outer(w * t.eta_eta, by_eta, by_eta) + _outer(w * t.t_t, by_t, by_t)
-        curvature += cross + np.swapaxes(cross, -1, -2)
-        return np.where(np.isfinite(value), value, -np.inf), np.nan_to_num(gradient), np.nan_to_num(curvature)
+        return terms(self.seen, theta[:, :1] - above[:, None] + g, sigma), by_eta, by_t
+
+    def located(self, theta: Array) -> Array:
+        """Parameters (B, p) that begin with ln N∞, beginning with the model's own location instead."""
+        moved = theta.copy()
+        moved[:, 0] += self._above(theta)[0]
+        return moved
+
+    def _above(self, theta: Array) -> tuple[Array, Array]:
+        """How far the location lies above ln N∞ (B,), and its slope by the shape (B, k)."""
+        shape = theta[:, 1 : 1 + len(self.model.names)]
+        if self.model.location is None:
+            return np.zeros(len(theta)), np.zeros_like(shape)
+        return self.model.location(shape, np.broadcast_to(self.pivot, len(theta)))
 
     def limits(self) -> tuple[Array, Array]:
         """The box that parameters stay in."""
@@ -183,6 +197,19 @@ def _sum(values: Array, by: Array) -> Array:
 
 def _outer(values: Array, left: Array, right: Array) -> Array:
     return np.swapaxes(values[..., None] * left, -1, -2) @ right
+
+
+def best(problem: Problem) -> tuple[Array, float]:
+    """Parameters (1, p) and ln L at the highest of the maxima reached from the model's starts."""
+    seen = problem.seen
+    shapes = problem.model.starts(seen.b[seen.reached])
+    ones = np.ones((len(shapes), 1))
+    start = np.hstack([ones * seen.middle().min(), shapes, ones * math.log(0.3)])
+    if problem.growing:
+        start = np.vstack([np.hstack([start, ones * math.log(kappa)]) for kappa in (0.01, 0.3, 1.0)])
+    theta, value = maximise(problem, start)
+    top = int(value.argmax())
+    return theta[[top]], float(value[top])
 
 
 def maximise(
@@ -228,8 +255,8 @@ def _rows(problem: Problem, rows: NDArray[np.intp], size: int) -> Problem:
 
     seen = problem.seen
     if seen.low.ndim == 2:
-        seen = Observations(seen.b, taken(seen.low), taken(seen.high))
-    return Problem(seen, problem.model, taken(problem.weights), taken(problem.pivot), problem.growing)
+        seen = replace(seen, low=taken(seen.low), high=taken(seen.high))
+    return replace(problem, seen=seen, weights=taken(problem.weights), pivot=taken(problem.pivot))
 
 
 def _step(gradient: Array, curvature: Array, stuck: Mask, damping: Array) -> Array:

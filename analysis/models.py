@@ -64,14 +64,16 @@ def power_law_b_star(b_c: float, p: float) -> float | None:
 class Model:
     """A form of N(b) as the likelihood sees it: its shape parameters lie on the whole real line.
 
-    names: of the shape parameters as reported. starts: shapes to start from, given the batch sizes
-    that reached their target. limits: where a shape parameter can no longer be told from infinity.
-    location: what is estimated in the place of ln N∞, as its distance from it; None for ln N∞ itself.
+    names: of the shape parameters as reported. formula: N from b, N∞ and these. starts: shapes to start
+    from, given the batch sizes that reached their target. limits: where a shape parameter can no longer
+    be told from infinity. location: what is estimated in the place of ln N∞, as its distance from it;
+    None for ln N∞ itself.
     """
 
     name: str
     title: str
     names: tuple[str, ...]
+    formula: Callable[..., Array]
     shape: Shape
     starts: Callable[[Array], Array]
     limits: tuple[tuple[float, float], ...]
@@ -104,7 +106,7 @@ def _hyperbola(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
 def _sfo_at_b_star(shape: Array, pivot: Array) -> tuple[Array, Array]:
     """ln N(b*)·b* − ln N∞ = ln 4 b0, for b0 > 0."""
     v = np.maximum(shape[:, :1], 1e-9)
-    return np.log(4 * b0_of(v[:, 0], pivot)), 1 / np.expm1(v)
+    return np.log(least_sfo(1.0, b0_of(v[:, 0], pivot))), 1 / np.expm1(v)
 
 
 def _two_term(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
@@ -138,6 +140,7 @@ HYPERBOLA = Model(
     "hyperbola",
     "N∞ b/(b − b0)",
     ("b0",),
+    hyperbola,
     _hyperbola,
     lambda reached: np.array([[-0.5], [0.02], [0.2], [0.7], [1.6], [4.0], [8.0]]),
     (V_LIMITS,),
@@ -147,6 +150,7 @@ TWO_TERM = Model(
     "two_term",
     "S_min (1 + B_crit/b)",
     ("B_crit",),
+    two_term,
     _two_term,
     lambda reached: _octaves(reached, 7)[:, None],
     (_B_LIMITS,),
@@ -155,6 +159,7 @@ POWER_LAW = Model(
     "power_law",
     "N∞ (1 + (b_c/b)ᵖ)",
     ("b_c", "p"),
+    power_law,
     _power_law,
     _power_starts,
     (_B_LIMITS, (math.log(0.1), math.log(12.0))),

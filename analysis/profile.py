@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri, stdtr
 
-from analysis.likelihood import Problem, maximise, terms
+from analysis.likelihood import Problem, maximise
 from analysis.models import Array
 
 # Two-sided 95 %.
@@ -52,8 +52,7 @@ def calibrated(deviance: Array, information: Array | float, used: int) -> Array:
     """|z| of a profile deviance 2(ln L̂ − ln L), as Student's t has it.
 
     In normal linear regression with n runs and `used` mean parameters the deviance is
-    n ln(1 + t²/(n − used)) exactly; n here is the number of runs that inform the spread,
-    half the information on ln σ.
+    n ln(1 + t²/(n − used)) exactly; n here is how many runs inform the spread: see `information`.
     """
     n = np.maximum(information, used + 1.0)
     spare = n - used
@@ -68,10 +67,7 @@ def information(problem: Problem, theta: Array) -> float:
 
     A censored run counts by its information on ln σ, of which an exactly known run has 2.
     """
-    k = len(problem.model.names)
-    g, _ = problem.model.shape(problem.seen.b, theta[:, 1 : 1 + k], problem.pivot)
-    sigma = np.exp(theta[:, 1 + k])[:, None]
-    said = -terms(problem.seen, theta[:, :1] + g, sigma).t_t[0]
+    said = -problem.runs(theta)[0].t_t[0]
     censored = ~problem.seen.reached
     return float(problem.seen.reached.sum() + np.clip(said[censored] / 2, 0.0, 1.0).sum())
 
@@ -104,33 +100,44 @@ class Scale:
         return np.sign(values - centre) * calibrated(2 * (self.top - likelihoods), self.count, self.used)
 
 
-def confidence(
-    problem: Problem, index: int, centre: float, values: Array, starts: Array, scale: Scale
-) -> tuple[Confidence, Array]:
-    """The confidence curve of a parameter over `values` (K,), and the parameters (K', p) along it.
+@dataclass(frozen=True)
+class Profile:
+    """Maxima with the parameter `index` held at values (K,): ln L (K,), and the parameters (K, p) there."""
 
-    The grid is made finer twice where z passes its limits, so that interpolation decides no digit.
-    """
-    likelihoods, path = profile(problem, index, values, starts)
-    for _ in range(2):
-        z = scale.z(values, centre, likelihoods)
-        cells = [i for limit in (-LIMIT, LIMIT) for i in np.flatnonzero((z[:-1] < limit) != (z[1:] < limit))]
-        between = np.concatenate([np.linspace(values[i], values[i + 1], 6)[1:-1] for i in cells] or [np.empty(0)])
-        if not len(between):
-            break
-        more, along = profile(problem, index, between, path)
-        order = np.argsort(np.concatenate([values, between]), kind="stable")
-        values = np.concatenate([values, between])[order]
-        likelihoods, path = np.concatenate([likelihoods, more])[order], np.concatenate([path, along])[order]
-    return Confidence(values, scale.z(values, centre, likelihoods)), path
+    index: int
+    values: Array
+    likelihoods: Array
+    path: Array
+
+    def joined(self, other: Profile) -> Profile:
+        """Both, in the order of the values."""
+        values = np.concatenate([self.values, other.values])
+        order = np.argsort(values, kind="stable")
+        likelihoods = np.concatenate([self.likelihoods, other.likelihoods])
+        return Profile(self.index, values[order], likelihoods[order], np.concatenate([self.path, other.path])[order])
 
 
-def profile(problem: Problem, index: int, values: Array, starts: Array) -> tuple[Array, Array]:
-    """ln L (K,) and parameters (K, p) at the maxima with one parameter held at each of `values` (K,).
+def profile(problem: Problem, index: int, values: Array, starts: Array) -> Profile:
+    """The likelihood's profile over one parameter.
 
     starts: (S, p); each value starts from the one whose own value of the parameter is nearest.
     """
     start = starts[np.abs(starts[:, index][None, :] - values[:, None]).argmin(1)]
     start[:, index] = values
     theta, likelihoods = maximise(problem, start, fixed=(index,), tolerance=1e-6)
-    return likelihoods, theta
+    return Profile(index, values, likelihoods, theta)
+
+
+def confidence(problem: Problem, along: Profile, centre: float, scale: Scale) -> tuple[Confidence, Profile]:
+    """The confidence curve of a profiled parameter, and the profile made finer.
+
+    The grid is made finer twice where z passes its limits, so that interpolation decides no digit.
+    """
+    for _ in range(2):
+        values, z = along.values, scale.z(along.values, centre, along.likelihoods)
+        cells = [i for limit in (-LIMIT, LIMIT) for i in np.flatnonzero((z[:-1] < limit) != (z[1:] < limit))]
+        between = np.concatenate([np.linspace(values[i], values[i + 1], 6)[1:-1] for i in cells] or [np.empty(0)])
+        if not len(between):
+            break
+        along = along.joined(profile(problem, along.index, between, along.path))
+    return Confidence(along.values, scale.z(along.values, centre, along.likelihoods)), along

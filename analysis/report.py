@@ -6,7 +6,6 @@ import base64
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import answer, canvas, figures, summary
 from analysis.fit import Fit
-from analysis.studies import Run
-from analysis.tables import Table
-from analysis.theory import theory
+from analysis.studies import Source, trajectories
+from analysis.tables import write_tables
+from analysis.theory import Theory, theory
 from cbs import __version__
 from cbs.errors import InputError
 from cbs.outcome import told
-from cbs.record import read_json, write_atomic
+from cbs.record import write_atomic
 
 _CAPTIONS = {
     "steps_to_target": "Steps-to-target: every run (small), medians (large), the fit with its 95 % band.",
@@ -42,27 +41,18 @@ _GROUPS = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """One study, or one file: what a report is made from. runs and evaluations are empty for a file."""
-
-    path: Path
-    fits: list[Fit]
-    runs: list[Run]
-
-
 def write(
     out: Path,
     sources: Sequence[Source],
-    evaluations: pd.DataFrame | None,
     thresholds: dict[float, list[Fit]],
     reference: str | None,
     command: Sequence[str],
 ) -> list[Path]:
     """Write the page, and its tables as CSV and LaTeX into tables/ beside it; return the files."""
     fits = [one for source in sources for one in source.fits]
-    tables = summary.tables(fits, reference)
-    found = theory(fits, reference)
+    evaluations = trajectories([run for source in sources for run in source.runs])
+    found, pairs = theory(fits, reference), summary.differences(fits)
+    tables = summary.tables(fits, found, pairs)
     page = (
         _environment()
         .get_template("report.html.j2")
@@ -70,8 +60,8 @@ def write(
             title=" and ".join(source.path.stem for source in sources),
             runs=sum(len(one.curve.frame) for one in fits),
             curves=[{"name": one.curve.name, "verdict": _rest(one), "notes": one.notes} for one in fits],
-            differences=[str(d) + "." for d in summary.differences(fits)],
-            figures=_figures(fits, evaluations, thresholds, reference),
+            differences=[f"{pair}." for pair in pairs],
+            figures=_figures(fits, evaluations, thresholds, found),
             tables=tables,
             theory=answer.explained(found) if found else "",
             grids=[grid for source in sources for grid in _grids(source)],
@@ -82,17 +72,6 @@ def write(
     )
     write_atomic(out, page.encode())
     return [out, *write_tables(tables, out.parent / "tables")]
-
-
-def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Each table as CSV and as LaTeX."""
-    written = []
-    for table in tables:
-        for suffix, content in ((".csv", table.csv()), (".tex", table.latex())):
-            path = folder / f"{table.name}{suffix}"
-            write_atomic(path, content.encode())
-            written.append(path)
-    return written
 
 
 def _environment() -> Environment:
@@ -114,10 +93,10 @@ def _rest(one: Fit) -> str:
 
 
 def _figures(
-    fits: list[Fit], evaluations: pd.DataFrame | None, thresholds: dict[float, list[Fit]], reference: str | None
+    fits: list[Fit], evaluations: dict[str, pd.DataFrame], thresholds: dict[float, list[Fit]], found: Theory | None
 ) -> list[dict[str, Any]]:
     with plt.rc_context(canvas.STYLE):
-        made = figures.everything(fits, evaluations, thresholds, reference)
+        made = figures.everything(fits, evaluations, thresholds, found)
         drawn = {name: canvas.inline(figure, name) for name, figure in made.items()}
     groups = []
     for title, kinds in _GROUPS.items():
@@ -158,7 +137,7 @@ def _trials(source: Source, beside: Path) -> list[dict[str, Any]]:
                 "name": names.get(run.group, run.config["optimizer"]["name"]),
                 "batch_size": run.batch_size,
                 "key": run.folder.key,
-                "command": _command(run),
+                "command": run.command(),
                 "config": yaml.safe_dump(run.config, sort_keys=False),
                 "runs": [],
             },
@@ -166,14 +145,6 @@ def _trials(source: Source, beside: Path) -> list[dict[str, Any]]:
         link = Path(os.path.relpath(run.folder.path, beside)).as_posix()
         trial["runs"].append({"seed": run.folder.seed, "told": told(run.result.outcomes), "link": link})
     return list(trials.values())
-
-
-def _command(run: Run) -> str:
-    """The command that made a run, as it can be given again."""
-    path = run.folder.path / "environment.json"
-    if not path.exists():
-        return f"(no {path.name})"
-    return shlex.join(["python", "-m", "cbs.run", *read_json(path)["command"][1:]])
 
 
 def refuse_folder(out: Path) -> None:

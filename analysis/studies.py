@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -15,7 +17,10 @@ from cbs.errors import InputError
 from cbs.key import REQUEST
 from cbs.labels import labels
 from cbs.outcome import Evaluation, Outcome, Reached
-from cbs.record import SCHEMA, RecordError, Result, RunFolder, run_folders
+from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
+
+if TYPE_CHECKING:
+    from analysis.fit import Fit
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,31 @@ class Run:
         parts = {k: self.config[k] for k in ("task", "model", "dataset", "optimizer")}
         return json.dumps({**parts, "target": target}, sort_keys=True)
 
+    @cached_property
     def trajectory(self) -> list[Evaluation]:
+        """Every evaluation on record, read once however many thresholds are asked of it."""
         return self.folder.trajectory()
+
+    def command(self, threshold: float | None = None) -> str:
+        """The command that made this run, as it can be given again, asked for one threshold more where one is given."""
+        path = self.folder.path / "environment.json"
+        if not path.exists():
+            return f"(no {path.name})"
+        arguments = read_json(path)["command"][1:]
+        if threshold is not None:
+            asked = sorted({*self.result.outcomes, threshold}, reverse=True)
+            arguments = [a for a in arguments if not a.startswith("target.thresholds=")]
+            arguments.append(f"target.thresholds=[{','.join(f'{t:g}' for t in asked)}]")
+        return shlex.join(["python", "-m", "cbs.run", *arguments])
+
+
+@dataclass(frozen=True)
+class Source:
+    """One study, or one file: what is analysed. runs is empty for a file."""
+
+    path: Path
+    fits: list[Fit]
+    runs: list[Run]
 
 
 def read_study(study: Path) -> list[Run]:
@@ -128,11 +156,12 @@ def row_of(outcome: Outcome) -> tuple[str, float, float]:
     return kind, float(outcome.step), float(outcome.step)
 
 
-def trajectories(runs: list[Run]) -> pd.DataFrame:
-    """Every evaluation of these runs: group, batch_size, seed, step, samples, seconds, value."""
-    rows = [
-        (run.group, run.batch_size, run.folder.seed, e.step, e.samples, e.seconds, e.value)
-        for run in runs
-        for e in run.trajectory()
-    ]
-    return pd.DataFrame(rows, columns=["group", "batch_size", "seed", "step", "samples", "seconds", "value"])
+def trajectories(runs: list[Run]) -> dict[str, pd.DataFrame]:
+    """Every evaluation of these runs, by group where there are any: batch_size, seed, step, samples, seconds, value."""
+    columns = ["batch_size", "seed", "step", "samples", "seconds", "value"]
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for run in runs:
+        here = [(run.batch_size, run.folder.seed, e.step, e.samples, e.seconds, e.value) for e in run.trajectory]
+        if here:
+            rows.setdefault(run.group, []).extend(here)
+    return {group: pd.DataFrame(known, columns=columns) for group, known in rows.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from analysis.compare import Form
 from analysis.difference import Difference, difference
 from analysis.fit import Fit
 from analysis.tables import Cell, Table, number, share, short, with_interval, words
-from analysis.theory import Theory, theory
+from analysis.theory import Theory
 
 MOST_IN_PAIRS = 12
 
@@ -163,14 +164,14 @@ def differences(fits: list[Fit]) -> list[Difference]:
     return [found for found in pairs if found is not None]
 
 
-def differences_table(fits: list[Fit]) -> Table:
+def differences_table(pairs: Sequence[Difference]) -> Table:
     table = Table(
         "differences",
         "Ratios of b* under the paper's form, each with its own 95 % interval (joint profile likelihood, no correction "
         "for the number of pairs); 1 octave is a factor of 2.",
         ["pair", "ratio of b* (95 %)", "octaves (95 %)", "verdict"],
     )
-    for found in differences(fits):
+    for found in pairs:
         low, high = found.interval
         ratio: tuple[float | None, float | None] = (None if low is None else 2**low, None if high is None else 2**high)
         table.add(
@@ -202,9 +203,8 @@ def outcomes(fits: list[Fit]) -> Table:
     return table
 
 
-def tables(fits: list[Fit], reference: str | None = None) -> list[Table]:
+def tables(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Difference] = ()) -> list[Table]:
     """Every table that has rows."""
-    found = theory(fits, reference)
-    made = [curves(fits), theories(fits, found), forms(fits), differences_table(fits), bootstraps(fits)]
+    made = [curves(fits), theories(fits, found), forms(fits), differences_table(pairs), bootstraps(fits)]
     made += [probabilities(fits), outcomes(fits)]
     return [table for table in made if table.rows]

@@ -6,7 +6,9 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.table import Table as RichTable
 
 from analysis.bounds import power_of_two
 from analysis.profile import Interval
+from cbs.record import write_atomic
 
 Value = float | int | str | None
 
@@ -70,6 +73,17 @@ class Table:
         lines += [" & ".join(map(latex, self.columns)) + " \\\\", "\\midrule"]
         lines += [" & ".join(latex(cell.text) for cell in row) + " \\\\" for row in self.rows]
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Each table as CSV and as LaTeX."""
+    written = []
+    for table in tables:
+        for suffix, content in ((".csv", table.csv()), (".tex", table.latex())):
+            path = folder / f"{table.name}{suffix}"
+            write_atomic(path, content.encode())
+            written.append(path)
+    return written
 
 
 _LATEX = {

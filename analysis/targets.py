@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -16,7 +15,6 @@ from analysis.studies import Run, curve_of, grouped, named, row_of
 from analysis.tables import Cell, Table, number
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
-from cbs.record import read_json
 from cbs.target import crossing
 
 
@@ -34,15 +32,14 @@ def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = F
         if threshold < lowest:
             raise InputError(
                 f"threshold is {threshold:g}: runs of {study} stopped at {lowest:g}, so what they would have "
-                f"done below is unknown. To continue them: {continuing(members[0], threshold)}"
+                f"done below is unknown. To continue them: {members[0].command(threshold)}"
             )
         rows, unconfirmed, missing = [], 0, 0
         for run in members:
-            evaluations = run.trajectory()
-            if _incomplete(run, evaluations):
+            if _incomplete(run):
                 missing += 1
                 continue
-            outcome, confirmed = _outcome(run, evaluations, threshold, smoothed)
+            outcome, confirmed = _outcome(run, threshold, smoothed)
             unconfirmed += isinstance(outcome, Reached) and not confirmed
             rows.append((run.batch_size, run.folder.seed, *row_of(outcome)))
         if rows:
@@ -81,22 +78,23 @@ def from_evaluations(frame: pd.DataFrame, threshold: float) -> list[Curve]:
     return from_frame(pd.DataFrame(rows).assign(threshold=threshold), "the evaluations")
 
 
-def _incomplete(run: Run, evaluations: Sequence[Evaluation]) -> bool:
+def _incomplete(run: Run) -> bool:
     """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
     diverged = any(isinstance(o, Diverged) for o in run.result.outcomes.values())
-    return not diverged and (not evaluations or evaluations[-1].step < run.result.last_step)
+    return not diverged and (not run.trajectory or run.trajectory[-1].step < run.result.last_step)
 
 
-def _outcome(run: Run, evaluations: list[Evaluation], threshold: float, smoothed: bool) -> tuple[Outcome, bool]:
+def _outcome(run: Run, threshold: float, smoothed: bool) -> tuple[Outcome, bool]:
     """The outcome at a threshold, and whether a crossing was confirmed."""
     if threshold in run.result.outcomes and not smoothed:
         return run.result.outcomes[threshold], True
+    evaluations = run.trajectory
     seen = running_median(evaluations) if smoothed else evaluations
     found = crossing(seen, threshold, confirmations=0)
     if isinstance(found, Reached):
         here = next(e for e in evaluations if e.step == found.first_below)
         needed = int(run.config["target"]["confirmations"])
-        confirmed = len(here.repeats) >= needed and all(v <= threshold for v in here.repeats[:needed])
+        confirmed = isinstance(crossing([here], threshold, needed), Reached)
         return found, confirmed and not smoothed
     last = run.result.outcomes[min(run.result.outcomes)]
     if isinstance(last, Diverged):
@@ -117,15 +115,6 @@ def running_median(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
             near.append(e.repeats[0] if e.repeats else e.value)
         smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else max(near)))
     return smooth
-
-
-def continuing(run: Run, threshold: float) -> str:
-    """The command that made a run, asked for a lower threshold too."""
-    command = read_json(run.folder.path / "environment.json")["command"]
-    arguments = [a for a in command[1:] if not a.startswith("target.thresholds=")]
-    thresholds = sorted({*run.result.outcomes, threshold}, reverse=True)
-    arguments.append(f"target.thresholds=[{','.join(f'{t:g}' for t in thresholds)}]")
-    return shlex.join(["python", "-m", "cbs.run", *arguments])
 
 
 def table(at: dict[float, list[Fit]], smooth: dict[float, list[Fit]]) -> Table:

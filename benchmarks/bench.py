@@ -11,9 +11,7 @@ import statistics as stats
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from torchvision import transforms
 
 from analysis.studies import read_study
 from benchmarks import fitting
+from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
 from cbs.data.packed import prepare
@@ -38,12 +37,6 @@ CPU = torch.device("cpu")
 def config(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return typed(compose("config", overrides=[quoted(o) for o in overrides]))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 class Pictures(Dataset):

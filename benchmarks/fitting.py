@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_ndtr
@@ -14,6 +12,7 @@ from analysis.fit import fit, fit_all
 from analysis.likelihood import Observations
 from analysis.models import Array, hyperbola
 from benchmarks.coverage import Scenario, simulate
+from benchmarks.timing import seconds
 
 TEN_POINTS = Scenario(3.2, 0.2, 5)
 
@@ -30,14 +29,6 @@ def simplex(seen: Observations, weights: Array) -> Array:
         return -value
 
     return minimize(loss, np.array([7.0, 1.5, -1.0]), method="Nelder-Mead", options={"maxiter": 2000}).x
-
-
-def seconds(work: object, repeats: int = 1) -> float:
-    assert callable(work)
-    started = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    return (time.perf_counter() - started) / repeats
 
 
 def report() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.curves import Curve, from_frame
+from benchmarks.coverage import Scenario, simulate
 
 DATA = Path(__file__).parent / "data"
 Rows = list[tuple]
@@ -15,6 +17,11 @@ Rows = list[tuple]
 def curve(rows: Rows, optimizer: str = "adam") -> Curve:
     """A curve from rows of (batch_size, seed, outcome, lower, steps)."""
     return Curve(optimizer, optimizer, pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"]))
+
+
+def simulated(b0: float, noise: float, seeds: int, budget: float = 8.0, random: int = 1) -> Curve:
+    """One sweep around a hyperbola, as the coverage benchmark simulates it."""
+    return simulate(Scenario(b0, noise, seeds, budget=budget), np.random.default_rng(random))
 
 
 def public() -> list[Curve]:

@@ -69,6 +69,15 @@ def test_starting_needs_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_a_fit_as_text_needs_nothing_that_draws(tmp_path: Path) -> None:
+    (tmp_path / "curve.csv").write_text("batch_size,steps,outcome\n2,90,reached\n4,60,reached\n8,50,reached\n")
+    arguments = ["fit", "--csv", str(tmp_path / "curve.csv"), "--tables", str(tmp_path)]
+    unwanted = {"matplotlib", "jinja2", "torch"}
+    code = f"import sys, analysis.__main__ as a; a.main({arguments}); sys.exit(bool({unwanted} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert (tmp_path / "curves.csv").exists()
+
+
 def test_no_file_is_a_hall() -> None:
     for package in ALLOWED:
         for file in files(package):

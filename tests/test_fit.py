@@ -1,4 +1,4 @@
-"""Fits: intervals, censoring, what can't be told, the bootstrap, differences."""
+"""Fits: intervals, censoring, what can't be told, differences."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from analysis import answer, difference, fit_all
-from analysis.bootstrap import _drawn, _simulated
 from analysis.curves import Curve
 from analysis.fit import fit
 from analysis.likelihood import Observations, terms
 from analysis.models import HYPERBOLA_FROM_SFO, hyperbola
-from benchmarks.coverage import Scenario, measure, simulate
-from tests.simulation import Rows, curve
-
-
-def simulated(b0: float, noise: float, seeds: int, budget: float = 8.0, random: int = 1) -> Curve:
-    return simulate(Scenario(b0, noise, seeds, budget=budget), np.random.default_rng(random))
+from benchmarks.coverage import Scenario, measure
+from tests.simulation import Rows, curve, simulated
 
 
 @pytest.mark.parametrize(
@@ -115,42 +110,6 @@ def test_the_band_far_out_is_the_interval_of_n_inf() -> None:
     found = fit(simulated(3.0, 0.25, 3, random=3))
     low, high = found.band(np.array([1e12]))
     assert (low[0], high[0]) == pytest.approx(found.n_inf_ci, rel=0.02)
-
-
-def test_a_batch_size_at_which_every_run_diverged_is_never_the_minimiser() -> None:
-    frame = simulated(3.2, 0.2, 1).frame
-    frame.loc[frame["batch_size"] == 1024, "outcome"] = "diverged"
-    again = fit(Curve("adam", "adam", frame)).bootstrap
-    assert again is not None
-    assert again.measured[-1] == 0
-
-
-def test_seeds_are_drawn_as_rao_and_wu_draw_them() -> None:
-    """m − 1 draws of m, each weighing m/(m − 1): a mean's variance over resamples is s²/m, not (m − 1)/m of it."""
-    found = fit(simulated(3.2, 0.2, 5))
-    assert found.problem is not None
-    drawn = _drawn(found.problem, 4000, np.random.default_rng(0)).weights
-    here = found.problem.seen.b == 64
-    assert set(np.round(drawn[:, here] * 4 / 5, 9).ravel()) <= {0, 1, 2, 3, 4}
-    assert (drawn[:, here].sum(1) == pytest.approx(5)) is True
-    values = np.arange(5.0)
-    assert (drawn[:, here] @ values / 5).var() == pytest.approx(values.var(ddof=1) / 5, rel=0.1)
-
-
-def test_runs_are_simulated_with_the_spread_of_the_fit() -> None:
-    """σ corrected for the two fitted parameters, and grown where the fit's grows."""
-    found = fit(simulated(3.2, 0.2, 3), growing_spread=True)
-    assert found.problem is not None
-    assert found.kappa is not None
-    assert found.sigma is not None
-    found.kappa = 1.0
-    seen = found.problem.seen
-    drawn = _simulated(found, 4000, np.random.default_rng(0)).seen
-    count = seen.reached.sum()
-    for b in (8, 512):
-        middle = 0.5 * (drawn.low + drawn.high)[:, seen.b == b][:, 0]
-        expected = found.sigma * math.sqrt(count / (count - 2) * (1 + (b / (b - found.b0) - 1) ** 2))
-        assert middle.std() == pytest.approx(expected, rel=0.06)
 
 
 def test_a_spread_that_grows_towards_b0_is_found() -> None:
@@ -257,38 +216,6 @@ def test_seeds_that_disagree_wildly_at_small_b_still_give_an_answer() -> None:
     assert high is not None
     assert low < found.b_star < high <= 8  # type: ignore[operator]
     assert math.isinf(found.curve.medians()[4])
-
-
-def test_the_bootstrap_agrees_with_the_profile_where_both_have_enough() -> None:
-    found = fit(simulated(3.2, 0.2, 8, random=2))
-    again = found.bootstrap
-    assert again is not None
-    assert again.kind == "seeds"
-    for name in ("b_star", "n_inf", "sfo"):
-        for ours, theirs in zip(again.intervals[name], getattr(found, name + "_ci"), strict=True):
-            assert ours == pytest.approx(theirs, rel=0.06), name
-    assert again.draws["b_star"].shape == (2000,)
-    assert again.measured.sum() == pytest.approx(1)
-    assert again.fitted[list(again.sizes).index(8)] > 0.9
-
-
-def test_with_one_seed_the_bootstrap_is_parametric_and_says_so() -> None:
-    found = fit(simulated(3.2, 0.2, 1, random=2))
-    again = found.bootstrap
-    assert again is not None
-    assert again.kind == "parametric"
-    assert any("bootstrap is parametric" in note for note in found.notes)
-    low, high = again.intervals["b_star"]
-    assert low == pytest.approx(found.b_star_ci[0], rel=0.25)
-    assert high == pytest.approx(found.b_star_ci[1], rel=0.25)
-    assert 0 < again.measured.max() < 1
-
-
-def test_a_bootstrap_is_repeatable() -> None:
-    one, other = (fit(simulated(3.2, 0.2, 5)).bootstrap for _ in range(2))
-    assert one is not None
-    assert other is not None
-    assert (one.draws["b_star"] == other.draws["b_star"]).all()
 
 
 def test_the_difference_of_two_curves() -> None:

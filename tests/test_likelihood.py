@@ -15,6 +15,7 @@ from scipy.stats import norm
 from analysis import models
 from analysis.likelihood import Observations, Problem, maximise, terms
 from analysis.monotone import monotone
+from analysis.profile import information
 from tests.simulation import curve
 
 
@@ -86,6 +87,27 @@ def test_derivatives_are_those_of_finite_differences(model: models.Model, shape:
     _, gradient, _ = problem.evaluate(theta[None])
     numeric = approx_fprime(theta, lambda t: problem.evaluate(t[None])[0][0], 1e-7)
     assert gradient[0] == pytest.approx(numeric, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_censored_run_informs_the_spread_by_its_own_curvature(growing: bool) -> None:
+    """Half of −d² ln L/d(ln σ)² by finite differences, with the σ_b that the run has where the spread grows."""
+    seen = Observations.of(curve([*ROWS, (16, 1, "censored", 1200, 1200), (32, 0, "censored", 900, 900)]).frame)
+    theta = np.array([6.5, 0.9, -1.2, *([0.4] if growing else [])])
+
+    def value(weights: np.ndarray, log_sigma: float) -> float:
+        at = theta.copy()
+        at[2] = log_sigma
+        problem = Problem(seen, models.HYPERBOLA, weights[None], np.array([8.0]), growing)
+        return float(problem.evaluate(at[None])[0][0])
+
+    expected = float(seen.reached.sum())
+    for weights in np.eye(len(seen.b))[~seen.reached]:
+        below, here, above = (value(weights, -1.2 + step) for step in (-1e-4, 0.0, 1e-4))
+        expected += min(max((2 * here - below - above) / 2e-8, 0.0), 1.0)
+    problem = Problem(seen, models.HYPERBOLA, np.ones((1, len(seen.b))), np.array([8.0]), growing)
+    assert seen.reached.sum() + 0.2 < expected
+    assert information(problem, theta[None]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_maximum_known_by_symmetry() -> None:

@@ -93,7 +93,7 @@ def test_thresholds_are_read_off_afterwards(study: Path, tmp_path: Path) -> None
             assert curve.unconfirmed <= len(reached)
             of = {(r.batch_size, r.folder.seed): r for r in runs if r.group == curve.group}
             for _, row in reached.iterrows():
-                values = {e.step: e.value for e in of[row["batch_size"], row["seed"]].trajectory()}
+                values = {e.step: e.value for e in of[row["batch_size"], row["seed"]].trajectory}
                 assert values[row["steps"]] <= threshold
                 assert all(v > threshold for step, v in values.items() if step < row["steps"])
 
@@ -101,8 +101,8 @@ def test_thresholds_are_read_off_afterwards(study: Path, tmp_path: Path) -> None
 def test_a_log_of_evaluations_gives_the_curves_that_the_study_gives(study: Path) -> None:
     """What a W&B or TensorBoard export becomes, against the records of the same runs."""
     runs = read_study(study)
-    log = trajectories(runs)
-    log["optimizer"] = [json.loads(group)["optimizer"]["name"] for group in log["group"]]
+    parts = trajectories(runs).items()
+    log = pd.concat([part.assign(optimizer=json.loads(group)["optimizer"]["name"]) for group, part in parts])
     for ours, theirs in zip(from_evaluations(log, 185.0), curves_at(runs, study, 185.0), strict=True):
         assert ours.optimizer == theirs.optimizer
         one, other = (c.frame.sort_values(["batch_size", "seed"], ignore_index=True) for c in (ours, theirs))
