@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -95,7 +94,10 @@ def _again(sweep: Sweep, run: Run) -> None:
 
 def _requeue_if_preempted() -> None:
     """Put this job back into the queue where Slurm warned it of its preemption, not where it was cancelled."""
-    job = os.environ["SLURM_JOB_ID"]
+    from submitit import JobEnvironment
+
+    # Not SLURM_JOB_ID: an array's last element has its array's number, and would speak for all of them.
+    job = JobEnvironment().job_id
     state = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True).stdout.strip()
     if state == "RUNNING":
         _say("Preempted: back into the queue.")

@@ -11,7 +11,7 @@ from cbs.cli import FAILED, STOPPED
 from cbs.config import Config
 from launch.crew import Crew, slots
 from launch.display import Display, summary
-from launch.plan import Sweep, planned, runs
+from launch.plan import Sweep, planned, preflight, runs
 
 # What a run may take to reach its next step and save its checkpoint before it is killed.
 _GRACE_SECONDS = 60.0
@@ -29,19 +29,6 @@ def launch(configs: Sequence[Config], workers: int | str) -> None:
         stopped = _work(sweep, crew)
     print(summary(sweep.done, sweep.failed, sweep.wanted))
     _close(sweep, stopped)
-
-
-def preflight(configs: list[Config]) -> None:
-    """Check the machine once per distinct need, at the largest batch size that has it."""
-    from cbs.trial import preflight
-
-    largest: dict[str, Config] = {}
-    for config in configs:
-        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features))
-        if need not in largest or config.batch_size.initial > largest[need].batch_size.initial:
-            largest[need] = config
-    for config in largest.values():
-        preflight(config)
 
 
 def _work(sweep: Sweep, crew: Crew) -> bool:

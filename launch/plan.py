@@ -123,3 +123,16 @@ def runs(configs: Sequence[Config]) -> list[Run]:
         for seed in range(config.seeds):
             found.setdefault((folder, seed), Run(config, RunFolder(folder, seed), label))
     return list(found.values())
+
+
+def preflight(configs: list[Config]) -> None:
+    """Check the machine once per distinct need, at the largest batch size that has it."""
+    from cbs.trial import preflight
+
+    largest: dict[str, Config] = {}
+    for config in configs:
+        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features))
+        if need not in largest or config.batch_size.initial > largest[need].batch_size.initial:
+            largest[need] = config
+    for config in largest.values():
+        preflight(config)

@@ -18,7 +18,7 @@ from launch import queue
 from launch.cost import Estimate, Pace, estimates
 from launch.job import Job
 from launch.pack import packed
-from launch.plan import Run, Sweep, planned, runs
+from launch.plan import Run, Sweep, planned, preflight, runs
 from launch.submissions import Load, Submission, carried, create, submissions
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +47,7 @@ class Settings:
     sbatch: dict[str, Any]
     step_ms: float
     image_ms: float
+    prepare: bool
     wait: bool
 
     def check(self) -> None:
@@ -154,12 +155,17 @@ def submit(wanted: list[Run], settings: Settings) -> None:
     """One submission for one study, or none where nothing is left to do. Raises queue.SlurmError."""
     study = wanted[0].config.study_dir
     _, array_size = queue.cluster()
+    prepared = not settings.prepare
     while True:
         seen = submissions(study)
         now = plan(wanted, settings, seen)
         if not now.loads:
             print(now.opening(), file=sys.stderr)
             return
+        if not prepared:  # it may take long: what is left is then looked at again
+            preflight([replace(one.run.config, device="cpu") for one in now.found])
+            prepared = True
+            continue
         number = seen[-1].number + 1 if seen else 1
         carrying = [one.run for one in now.found]
         submission = create(study, number, carrying, now.loads, array_size, asdict(settings))
