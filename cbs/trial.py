@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from cbs import checkpoint
+from cbs import checkpoint, loggers
 from cbs.claim import Claim, Superseded
 from cbs.config import Config, Request
 from cbs.data.packed import Packed, prepare
@@ -46,8 +46,9 @@ def preflight(config: Config) -> Packed:
     """Everything that must hold on this machine before a trial starts; makes the packed data set.
 
     Raises InputError: no such device, missing data or weights, features that don't fit the images, a
-    batch size over |S|, a results folder that can't be written.
+    batch size over |S|, a results folder that can't be written, a logger that isn't installed.
     """
+    loggers.check_installed(config.logger)
     resolve_device(config.device)
     features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
     weights.digest(config.target.features, Path(config.paths.data))
@@ -85,7 +86,8 @@ def run(
         return finished
     claim = Claim.acquire(folder.claims_path)
     try:
-        return _Attempt(config, seed, folder, claim, report, stopped).work(request)
+        with loggers.opened(config, folder) as logger:
+            return _Attempt(config, seed, folder, claim, logger, report, stopped).work(request)
     except (Interrupted, Superseded, KeyboardInterrupt):
         raise
     except BaseException:
@@ -105,11 +107,12 @@ class _Attempt:
         seed: int,
         folder: RunFolder,
         claim: Claim,
+        logger: loggers.Logger,
         report: Callable[[Report], None],
         stopped: Callable[[], bool],
     ) -> None:
         self.config, self.seed, self.folder, self.claim = config, seed, folder, claim
-        self._report, self._stopped = report, stopped
+        self.logger, self._report, self._stopped = logger, report, stopped
         self.device = resolve_device(config.device)
         settle_numerics(self.device)
         self.packed = preflight(config)
@@ -177,6 +180,7 @@ class _Attempt:
     def _evaluated(self, progress: Progress) -> None:
         self.claim.check()
         self.folder.write_trajectory(progress.evaluations)
+        self.logger.log(progress.evaluations)
         self._keep_samples(progress)
         self._tell(progress)
 
@@ -214,6 +218,7 @@ class _Attempt:
             features_digest=self.features_digest,
         )
         write_json(self.folder.result_path, result.to_dict())
+        self.logger.finish(progress.evaluations, result.outcomes)
         return result
 
     def _keep_samples(self, progress: Progress) -> None:
