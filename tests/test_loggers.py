@@ -7,17 +7,18 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cbs import loggers, services, trial
-from cbs.config import Config, MLflowConfig
+from cbs import loggers, trial
+from cbs.config import Config
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.outcome import Censored, Diverged, Outcome, Reached
@@ -241,12 +242,17 @@ def test_mlflow_runs_may_make_their_store_at_the_same_time(tmp_path: Path) -> No
     need("mlflow", "sqlalchemy", "alembic")
     from mlflow import MlflowClient
 
-    where = MLflowConfig("mlflow", f"sqlite:///{tmp_path}/mlflow.db", "study")
-    about = services.About(tmp_path / "study", "key", "name", {})
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda run: services.MLflow(where, about).open(run), "abc"))
-    client = MlflowClient(tracking_uri=where.tracking_uri)
-    assert len(client.search_runs([client.get_experiment_by_name("study").experiment_id])) == 3
+    where = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"""
+from pathlib import Path
+from cbs import config, services
+where = config.MLflowConfig("mlflow", {where!r}, "study")
+services.MLflow(where, services.About(Path({str(tmp_path)!r}) / "study", "key", "name", {{}})).open("run")
+"""
+    opening = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
+    assert [one.wait(120) for one in opening] == [0, 0, 0]
+    client = MlflowClient(tracking_uri=where)
+    assert len(client.search_runs([client.get_experiment_by_name("study").experiment_id])) == 1
 
 
 class Broken:
