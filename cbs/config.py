@@ -89,6 +89,32 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
 }
 
 
+@dataclass(frozen=True)
+class LoggerConfig:
+    name: str
+
+
+@dataclass(frozen=True)
+class WandbConfig(LoggerConfig):
+    project: str
+    entity: str | None
+    mode: str
+
+
+@dataclass(frozen=True)
+class MLflowConfig(LoggerConfig):
+    tracking_uri: str | None
+    experiment: str
+
+
+LOGGERS: dict[str, type[LoggerConfig]] = {
+    "none": LoggerConfig,
+    "tensorboard": LoggerConfig,
+    "wandb": WandbConfig,
+    "mlflow": MLflowConfig,
+}
+
+
 @dataclass  # OmegaConf can't merge into a frozen dataclass inside another
 class ScheduleConfig:
     kind: str
@@ -141,6 +167,7 @@ class Config:
     optimizer: OptimizerConfig
     batch_size: BatchSizeConfig
     target: TargetConfig
+    logger: LoggerConfig
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -196,13 +223,18 @@ def typed(composed: DictConfig | Mapping[str, Any]) -> Config:
 def _checked(plain: dict[str, Any]) -> Config:
     plain.get("model", {}).pop("rates", None)  # a table to choose rates from; the chosen ones are the optimizer's
     groups: dict[str, Any] = {group: _parse(schema, plain, group) for group, schema in _GROUPS.items()}
-    optimizer_name = str((plain.get("optimizer") or {}).get("name"))
-    one_of("optimizer.name", optimizer_name, OPTIMIZERS)
-    groups["optimizer"] = _parse(OPTIMIZERS[optimizer_name], plain, "optimizer")
+    groups["optimizer"] = _parse(_named(OPTIMIZERS, plain, "optimizer"), plain, "optimizer")
+    groups["logger"] = _parse(_named(LOGGERS, plain, "logger"), plain, "logger")
     top = {key: value for key, value in plain.items() if key not in groups}
     config = Config(**vars(_parse(_Top, {"": top}, "")), **groups)
     rules.check(config)
     return config
+
+
+def _named(schemas: Mapping[str, Any], plain: dict[str, Any], group: str) -> Any:
+    name = str((plain.get(group) or {}).get("name"))
+    one_of(f"{group}.name", name, schemas)
+    return schemas[name]
 
 
 def _parse(schema: Any, plain: dict[str, Any], group: str) -> Any:

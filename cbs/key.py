@@ -23,7 +23,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     """The fields of a typed config (as a dict) that determine its trajectory.
 
     Seeds, thresholds and the budget are left out, because none of them changes a trajectory before it
-    stops; so are paths, the device and a label.
+    stops; so are paths, the device, the logger and a label.
     """
     target = {k: v for k, v in config["target"].items() if k not in REQUEST}
     # One cadence is in force; the other's settings don't matter.

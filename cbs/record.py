@@ -7,6 +7,7 @@
                                        /samples.png      a grid of generated images, the last
                                        /samples/         grids along training, at doubling steps
                                        /checkpoint.pt    where the run goes on
+                                       /logger.json      what a live logger has (cbs.loggers)
                                        /claims/          who works on it (cbs.claim)
                                        /progress.json    how far it is, every few seconds
                                        /failures/        tracebacks of attempts that crashed

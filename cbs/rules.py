@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cbs.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from cbs.config import Config, OptimizerConfig, TargetConfig
+    from cbs.config import Config, LoggerConfig, OptimizerConfig, TargetConfig
 
 
 def one_of(name: str, value: object, allowed: Any) -> None:
@@ -45,6 +45,7 @@ def check(config: Config) -> None:
     _at_least("batch_size", config.batch_size.initial, 1)
     one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
     _check_target(config.target)
+    _check_logger(config.logger)
 
 
 def _check_model(config: Config) -> None:
@@ -94,3 +95,11 @@ def _check_target(target: TargetConfig) -> None:
         raise InputError(
             f"target.budget_steps is {target.budget_steps}: it must reach the first evaluation, at step {first}."
         )
+
+
+def _check_logger(logger: LoggerConfig) -> None:
+    if hasattr(logger, "mode"):
+        one_of("logger.mode", logger.mode, ("online", "offline"))
+    for name in ("project", "experiment"):
+        if not getattr(logger, name, name).strip():
+            raise InputError(f"logger.{name} is empty: it must be a name.")

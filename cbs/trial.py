@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from cbs import checkpoint
+from cbs import checkpoint, loggers
 from cbs.claim import Claim, Superseded
 from cbs.config import Config, Request
 from cbs.data.packed import Packed, prepare
@@ -51,8 +51,9 @@ def preflight(config: Config) -> Packed:
     """Everything that must hold on this machine before a trial starts; makes the packed data set.
 
     Raises InputError: no such device, missing data or weights, features that don't fit the images, a
-    batch size over |S|, a results folder that can't be written.
+    batch size over |S|, a results folder that can't be written, a logger that isn't installed.
     """
+    loggers.check_installed(config.logger)
     resolve_device(config.device)
     features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
     weights.digest(config.target.features, Path(config.paths.data))
@@ -90,7 +91,8 @@ def run(
         return finished
     claim = Claim.acquire(folder.claims_path)
     try:
-        return _Attempt(config, seed, folder, claim, report, stopped).work(request)
+        with loggers.opened(config, folder) as logger:
+            return _Attempt(config, seed, folder, claim, logger, report, stopped).work(request)
     except (Interrupted, Superseded, KeyboardInterrupt):
         raise
     except BaseException:
@@ -110,11 +112,12 @@ class _Attempt:
         seed: int,
         folder: RunFolder,
         claim: Claim,
+        logger: loggers.Logger,
         report: Callable[[Report], None],
         stopped: Callable[[], bool],
     ) -> None:
         self.config, self.seed, self.folder, self.claim = config, seed, folder, claim
-        self._report, self._stopped = report, stopped
+        self.logger, self._report, self._stopped = logger, report, stopped
         self.device = resolve_device(config.device)
         settle_numerics(self.device)
         self.packed = preflight(config)
@@ -185,6 +188,7 @@ class _Attempt:
         with _room(f"the trajectory of {self.folder.path}"):
             self.folder.write_trajectory(progress.evaluations)
             self._keep_samples(progress)
+        self.logger.log(progress.evaluations)
         self._tell(progress)
 
     def _looked_up(self, progress: Progress) -> None:
@@ -232,6 +236,7 @@ class _Attempt:
             features_digest=self.features_digest,
         )
         write_json(self.folder.result_path, result.to_dict())
+        self.logger.finish(progress.evaluations, result.outcomes)
         return result
 
     def _keep_samples(self, progress: Progress) -> None:

@@ -30,6 +30,12 @@ def test_every_target_composes(target: str) -> None:
     assert config(f"target={target}").target.budget_steps > 0
 
 
+@pytest.mark.parametrize("logger", options("logger"))
+def test_every_logger_composes(logger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert config(f"logger={logger}").logger.name == logger
+
+
 @pytest.mark.parametrize("study", options("study"))
 def test_every_study_composes(study: str) -> None:
     assert config(f"study={study}").name == study
@@ -75,6 +81,7 @@ def test_any_whole_number_is_a_batch_size(b: str) -> None:
         ("dataset.image_size=48", "dataset.image_size is 48"),
         ("device=gpu", "device is 'gpu'"),
         ("name=a/b", "name is 'a/b'"),
+        ("logger.name=tensorbord", "logger.name is 'tensorbord': did you mean tensorboard"),
         ("+model.depth=3", "model.depth is no setting"),
         ("+extra=3", "extra is no setting"),
         ("dataset=folder", "dataset.source"),
@@ -83,6 +90,22 @@ def test_any_whole_number_is_a_batch_size(b: str) -> None:
 def test_bad_values_get_one_sentence(override: str, words: str) -> None:
     with pytest.raises(InputError) as refused:
         config(override)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["logger=wandb", "logger.mode=ofline"], "logger.mode is 'ofline': did you mean offline"),
+        (["logger=wandb", "logger.project=' '"], "logger.project is empty"),
+        (["logger=mlflow", "logger.experiment=''"], "logger.experiment is empty"),
+        (["logger=mlflow", "+logger.run=a"], "logger.run is no setting"),
+    ],
+)
+def test_bad_settings_of_a_logger_get_one_sentence(overrides: list[str], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        config(*overrides)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -104,6 +127,9 @@ def key(*overrides: str) -> str:
         "checkpoint_minutes=9",
         "optimizer.lr_generator=0.0002",
         "dataset.source=/elsewhere",
+        "logger=tensorboard",
+        "logger=wandb",
+        "logger=mlflow",
     ],
 )
 def test_a_key_ignores_what_changes_no_trajectory(override: str) -> None:
