@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from cbs.cli import FAILED, STOPPED
-from cbs.config import Config, typed
+from cbs.config import Config
 from cbs.errors import InputError
 from launch.display import Display, summary
 from launch.plan import Live, Run, Sweep, runs
@@ -24,9 +24,8 @@ _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 60.0
 
 
-def launch(composed: Sequence[Any], workers: int | str) -> list[Any]:
+def launch(configs: Sequence[Config], workers: int | str) -> list[Any]:
     """Run every trial that isn't finished; raise SystemExit where one failed or the sweep was stopped."""
-    configs = [typed(one) for one in composed]
     wanted = runs(configs)
     sweep = Sweep(waiting=[])
     for run in wanted:

@@ -75,7 +75,7 @@ class LocalLauncher(Launcher):
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        from launch import local
+        from launch import compose, local
 
-        composed = [self._loader.load_sweep_config(self._config, list(job)) for job in job_overrides]
-        return local.launch(composed, self._workers)
+        configs = compose.composed(self._loader, self._config, [list(job) for job in job_overrides])
+        return local.launch(configs, self._workers)
