@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from analysis.studies import read_study
-from benchmarks import fitting
+from benchmarks import fitting, launcher
 from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
@@ -212,6 +212,8 @@ def main() -> None:
         distance()
         print("\n## Fitting curves\n")
         fitting.report()
+        print("\n## Launching a large sweep\n")
+        launcher.report()
         quickstart_share(data)
 
 

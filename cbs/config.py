@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -174,15 +176,30 @@ class Config:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`; nothing is checked again."""
-        groups = {name: schema(**plain[name]) for name, schema in _GROUPS.items() if name != "batch_size"}
-        batch_size = {**plain["batch_size"], "schedule": ScheduleConfig(**plain["batch_size"]["schedule"])}
-        optimizer = OPTIMIZERS[plain["optimizer"]["name"]](**plain["optimizer"])
-        return cls(**{**plain, **groups, "batch_size": BatchSizeConfig(**batch_size), "optimizer": optimizer})
+        """The config that `to_dict` was asked for; nothing is checked again."""
+        return _rebuilt(cls, plain)
 
     @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
+
+
+@cache
+def _field_types(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema)
+
+
+def _rebuilt(schema: Any, plain: Any) -> Any:
+    """A value of this type from its plain form: a dataclass from a dict, anything else as it is."""
+    options = get_args(schema) if get_origin(schema) in (Union, UnionType) else (schema,)
+    options = tuple(option for option in options if is_dataclass(option))
+    if not options or not isinstance(plain, dict):
+        return plain
+    named = OPTIMIZERS.get(str(plain.get("name")))
+    fitting = [option for option in options if _field_types(option).keys() == plain.keys()]
+    chosen: Any = named if named in options else fitting[0]
+    types = _field_types(chosen)
+    return chosen(**{name: _rebuilt(types[name], value) for name, value in plain.items()})
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A study's folders and files: where each thing lies, and writes that are whole or absent.
 
+<results>/<study>/composed.json                         a cache: the configs of large sweeps
 <results>/<study>/trials/<key>/trial.yaml               the composed config
 <results>/<study>/trials/<key>/seed-<k>/result.json     outcomes, written when a run settles
                                        /trajectory.jsonl every evaluation so far

@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from cbs import batch_sizes
-from cbs.config import Config, typed
+from cbs.config import Config
 from launch import sweep
 
 
@@ -75,7 +75,9 @@ class _Composing(Launcher):
         self._loader, self._config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        self.start([typed(self._loader.load_sweep_config(self._config, list(job))) for job in job_overrides])
+        from launch import compose
+
+        self.start(compose.composed(self._loader, self._config, [list(job) for job in job_overrides]))
         return []
 
     @abstractmethod
