@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from analysis.studies import read_study
-from benchmarks import fitting, launcher
+from benchmarks import fitting, launcher, slurm
 from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, Config, typed
@@ -214,6 +214,8 @@ def main() -> None:
         fitting.report()
         print("\n## Launching a large sweep\n")
         launcher.report()
+        print("\n## A sweep on Slurm\n")
+        slurm.report()
         quickstart_share(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -146,13 +147,12 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """SIGKILL everything of a node at once, as a power cut does: daemon, step daemons and jobs."""
         self.kill_daemon(node)
-        for process in psutil.process_iter(["environ", "cmdline"]):
-            environ = process.info["environ"] or {}
-            command = " ".join(process.info["cmdline"] or [])
-            mine = environ.get("SLURM_CONF") == self.environment["SLURM_CONF"]
-            if (mine and environ.get("SLURMD_NODENAME") == node) or (
-                mine and "slurmstepd" in command and node in command
-            ):
+        mine = {"SLURM_CONF": self.environment["SLURM_CONF"], "SLURMD_NODENAME": node}
+        jobs = [p for p in psutil.process_iter(["environ"]) if mine.items() <= (p.info["environ"] or {}).items()]
+        steps = {parent for job in jobs for parent in job.parents() if parent.name().startswith("slurmstepd")}
+        # Step daemons first: they must not live to tell the controller that their jobs ended.
+        for process in (*steps, *jobs):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
     def _kill(self, pid_file: Path, number: int) -> None:

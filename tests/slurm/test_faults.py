@@ -67,7 +67,8 @@ def test_a_cancelled_task_is_submitted_again_alone(site: Site, undisturbed: dict
     site.wait_for_training(4)
     first, second = tasks(site.cluster)
     site.cluster.ask("scancel", first)
-    site.cluster.wait(lambda: tasks(site.cluster) == [second], 60, "cancelled task")
+    site.cluster.wait(lambda: len(site.cluster.queue()) == 1, 60, "end of the cancelled task")
+    assert tasks(site.cluster) == [second]
     said = site.submit()
     assert "2 at work" in said
     assert "Submitted 2 runs in 1 task" in said
