@@ -12,6 +12,7 @@ from pathlib import Path
 from cbs.cli import BAD_INPUT, FAILED, OK
 from cbs.errors import InputError
 from launch.status import Row, Status, status
+from launch.submissions import outputs
 
 UNFINISHED = 3
 
@@ -132,8 +133,14 @@ def _logs(arguments: argparse.Namespace) -> int:
         if len(rows) != 1:
             raise InputError(f"--follow shows one run, and {len(rows)} match: give {_RUNS}.")
         return subprocess.run(["tail", "-n", "40", "-F", str(logs[0])]).returncode
+    tasks = outputs(arguments.study)
     for row, log in zip(rows, logs, strict=True):
         print(f"== {row.run.name}: {row.state}  [{row.run.folder.path}]")
+        task = tasks.get(row.run.folder.path.resolve())
+        if task is not None:
+            print(f"   its task's own output: {task}")
+            if row.state == "left" and not log.exists():
+                print(task.read_text(errors="replace").rstrip())
         if log.exists():
             print(log.read_text(errors="replace").rstrip())
         failure = row.run.folder.last_failure()

@@ -29,7 +29,7 @@ def cancel(study: Path, chosen: set[Path]) -> str:
                 )
             ids.append(task)
     queue.cancel(ids)
-    return f"Cancelled {len(ids)} tasks{': ' + ', '.join(ids) if ids else ''}."
+    return f"Cancelled {len(ids)} task{'' if len(ids) == 1 else 's'}{': ' + ', '.join(ids) if ids else ''}."
 
 
 def resubmit(study: Path, chosen: set[Path]) -> None:

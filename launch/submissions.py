@@ -84,6 +84,12 @@ class Submission:
         path = self.folder / "jobs.json"
         return list(read_json(path)["jobs"]) if path.exists() else []
 
+    def output(self, place: int) -> Path | None:
+        """What a load's task wrote, where it was started."""
+        ids = self.job_ids()
+        found = sorted(self.folder.glob(f"*/{ids[place]}_0_log.out")) if place < len(ids) else []
+        return found[0] if found else None
+
     def close(self, jobs: list[str], error: str | None = None) -> None:
         """Note what became of it: from now on the queue alone says which of its tasks are alive."""
         write_json(self.folder / "jobs.json", {"schema": SCHEMA, "jobs": jobs, "error": error})
@@ -145,3 +151,14 @@ def carried(found: Sequence[Submission]) -> Iterator[Carried]:
                 for task in tasks[name]:
                     for place in loads[submission.place(task)].runs:
                         yield Carried(runs[place], submission, task)
+
+
+def outputs(study: Path) -> dict[Path, Path]:
+    """Where the task that carried each run last wrote to, by the run's folder."""
+    found = {}
+    for submission in submissions(study):
+        for place, load in enumerate(submission.loads):
+            output = submission.output(place)
+            if output is not None:
+                found.update({submission.runs[run].folder.path.resolve(): output for run in load.runs})
+    return found

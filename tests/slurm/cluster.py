@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -64,7 +65,12 @@ def why_not() -> str | None:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"Slurm is not installed ({', '.join(missing)} missing): apt-get install slurm-wlm munge"
-    return None if os.geteuid() == 0 else "starting Slurm's daemons here needs root"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            os.mknod(Path(folder) / "gpu", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            return "Slurm's daemons and its fake GPUs need root"
+    return None
 
 
 def _free_ports(count: int) -> list[int]:
@@ -92,7 +98,7 @@ class Cluster:
         (self.root / "munge.key").write_bytes(secrets.token_bytes(1024))
         (self.root / "munge.key").chmod(0o600)
         for number in range(2):
-            os.mknod(self.root / f"gpu{number}", 0o600 | 0o020000, os.makedev(1, 3))
+            os.mknod(self.root / f"gpu{number}", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
         (self.root / "gres.conf").write_text(f"Name=gpu File={self.root}/gpu[0-1]\n")
         signal_line = "SlurmctldParameters=preempt_send_user_signal" if warns_of_preemption else ""
         text = CONFIG.format(

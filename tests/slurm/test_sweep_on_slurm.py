@@ -44,6 +44,7 @@ def test_status_follows_a_sweep_to_its_end(site: Site) -> None:
     logs = site.launch("logs", str(site.study), "b=8", "seed=1").stdout
     assert "== b=8 adam seed 1: censored" in logs
     assert "step 337, FID" in logs
+    assert "its task's own output: " in logs
 
 
 def test_waiting_for_the_end(site: Site, undisturbed: dict[str, Any]) -> None:
@@ -78,6 +79,15 @@ def test_a_refusal_of_sbatch_is_one_sentence(site: Site) -> None:
     assert "invalid partition specified: gold" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Submitted 4 runs" in site.submit()  # what was refused stands in nobody's way
+
+
+def test_a_task_that_can_not_start_leaves_its_words(site: Site) -> None:
+    site.submit("hydra.launcher.setup=[echo no such module; exit 7]")
+    site.cluster.wait_until_empty()
+    shown = site.launch("status", str(site.study))
+    assert shown.returncode == 3
+    assert "4 left" in shown.stdout
+    assert "no such module" in site.launch("logs", str(site.study), "b=8", "seed=0").stdout
 
 
 def test_gpus_are_asked_for(site: Site) -> None:
