@@ -30,12 +30,22 @@ def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
         sys.path.append(str(_ROOT))
     environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that errors reach us instead of Hydra's own printer
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     composed: list[DictConfig] = []
+
+    def take(config: DictConfig) -> None:
+        launcher = HydraConfig.get().runtime.choices.get("hydra/launcher")
+        if launcher != "local":
+            raise InputError(
+                f"hydra/launcher is {launcher!r}: add -m, as for a sweep; without it a trial runs right here."
+            )
+        composed.append(config)
+
     argv[1:] = [quoted(argument) for argument in argv[1:]]
-    application = hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(composed.append)
+    application = hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(take)
     try:
         _check_launch()
         application()  # a sweep runs in here, through its launcher

@@ -46,12 +46,13 @@ def _table(now: Plan, settings: Settings) -> str:
         cost = f"{load.hours * settings.gpus_per_task:.1f}"
         table.add_row(str(number), names, str(load.lanes), _spoken(3600 * load.hours), cost)
     hours = sum(load.hours for load in now.loads)
+    tasks = f"{len(now.loads)} task{'' if len(now.loads) == 1 else 's'}"
     known = sum(one.known for one in now.found)
     console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
         console.print(
-            f"{len(now.found)} runs in {len(now.loads)} task{'' if len(now.loads) == 1 else 's'}: at most {hours:.1f} hours of tasks, "
+            f"{len(now.found)} runs in {tasks}: at most {hours:.1f} hours of tasks, "
             f"{hours * settings.gpus_per_task:.1f} GPU hours, where every run takes its whole budget "
             f"({known} of {len(now.found)} estimates from this sweep's records, the others from hydra.launcher.step_ms "
             "and image_ms). Nothing was submitted.",

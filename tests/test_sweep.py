@@ -215,6 +215,7 @@ def test_an_incompatible_record_is_refused(tmp_path: Path) -> None:
         (["-m", "batch_size=range(2,5)", "target.precision=choice(0,1)"], "target.precision is 0"),
         (["-m", "batch_size=interval(1,4)"], "a grid needs discrete choices"),
         (["-m", "batch_size=2", "hydra.launcher.workers=0"], "hydra.launcher.workers is 0"),
+        (["batch_size=8", "hydra/launcher=slurm"], "hydra/launcher is 'slurm': add -m, as for a sweep"),
         (["target.budget_steps=50"], "it must reach the first evaluation, at step 300"),
         (["device=cuda:9"], "device is 'cuda:9'"),
         (["optimizer.lr_generator=fast"], "optimizer.lr_generator: Value 'fast'"),
