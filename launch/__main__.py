@@ -136,7 +136,7 @@ def _logs(arguments: argparse.Namespace) -> int:
     tasks = outputs(arguments.study)
     for row, log in zip(rows, logs, strict=True):
         print(f"== {row.run.name}: {row.state}  [{row.run.folder.path}]")
-        task = tasks.get(row.run.folder.path.resolve())
+        task = tasks.get(row.run.place)
         if task is not None:
             print(f"   its task's own output: {task}")
             if row.state == "left" and not log.exists():
@@ -153,7 +153,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from launch.control import cancel
 
     now = status(arguments.study)
-    print(cancel(arguments.study, {row.run.folder.path.resolve() for row in _chosen(now, arguments.words)}))
+    print(cancel(arguments.study, {row.run.place for row in _chosen(now, arguments.words)}))
     return OK
 
 
@@ -166,7 +166,7 @@ def _resubmit(arguments: argparse.Namespace) -> int:
         rows = [row for row in rows if row.state == "failed"]
         for row in rows:
             row.run.folder.forgive()
-    resubmit(arguments.study, {row.run.folder.path.resolve() for row in rows})
+    resubmit(arguments.study, {row.run.place for row in rows})
     return OK
 
 

@@ -18,7 +18,7 @@ def cancel(study: Path, chosen: set[Path]) -> str:
     by_task: dict[str, list[tuple[Path, str]]] = {}
     for one in carried(submissions(study)):
         if one.task is not None and one.run.finished() is None:
-            by_task.setdefault(one.task.id, []).append((one.run.folder.path.resolve(), one.run.name))
+            by_task.setdefault(one.task.id, []).append((one.run.place, one.run.name))
     ids = []
     for task, runs in by_task.items():
         if any(folder in chosen for folder, _ in runs):
@@ -37,7 +37,7 @@ def resubmit(study: Path, chosen: set[Path]) -> None:
     seen = submissions(study)
     if not seen:
         raise InputError(f"{study} was never submitted to Slurm: give the sweep's own command again.")
-    runs = {run.folder.path.resolve(): run for one in seen for run in one.runs}
+    runs = {run.place: run for one in seen for run in one.runs}
     wanted = [run for path, run in runs.items() if path in chosen]
     if not wanted:
         print(f"Nothing of {study} is left to submit.")

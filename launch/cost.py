@@ -55,6 +55,7 @@ class Estimate:
     """What one run is expected to take on its own. known: whether records say so, or only the settings."""
 
     run: Run
+    steps: float
     seconds: float
     share: float
     known: bool
@@ -88,5 +89,5 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Pace) ->
         b, kind = run.config.batch_size.initial, _kind(run.config)
         pace = paces.get(kind, default)
         wanted = statistics.median(steps.get(run.folder.key, [run.config.target.budget_steps]))
-        found.append(Estimate(run, _START_SECONDS + wanted * pace.seconds(b), pace.share(b), kind in paces))
+        found.append(Estimate(run, wanted, _START_SECONDS + wanted * pace.seconds(b), pace.share(b), kind in paces))
     return sorted(found, key=lambda one: -one.seconds)

@@ -36,6 +36,11 @@ class Run:
     def name(self) -> str:
         return f"b={self.config.batch_size.label} {self.label} seed {self.seed}"
 
+    @property
+    def place(self) -> Path:
+        """Its folder, however it was written."""
+        return self.folder.path.resolve()
+
     def finished(self) -> Result | None:
         """The record, where it answers what is asked."""
         result = self.folder.result()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cbs import claim
+from cbs.cli import FAILED
 from cbs.config import Config
 from cbs.errors import InputError
 from launch import queue
@@ -101,33 +102,32 @@ class Plan:
 
 def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | None) -> Plan:
     """Sort the runs, and pack what is left. seen: the study's submissions; None asks no Slurm (a dry run)."""
+    # The queue first: a run whose task ends in between has its record by the time that is looked at.
+    in_queue = {one.run.place for one in carried(seen)} if seen is not None else set()
     sweep = planned(wanted)
-    queued: list[Run] = []
-    if seen is not None:
-        _free_the_dead(sweep)
-        in_queue = {(one.run.folder.path.resolve()) for one in carried(seen)}
-        queued = [run for run in sweep.waiting if run.folder.path.resolve() in in_queue]
-        sweep.waiting = [run for run in sweep.waiting if run not in set(queued)]
+    if seen is not None and _freed_the_dead(sweep):
+        sweep = planned(wanted)
+    queued = [run for run in sweep.waiting if run.place in in_queue]
+    sweep.waiting = [run for run in sweep.waiting if run.place not in in_queue]
     found = estimates(sweep.waiting, sweep.done, settings.pace)
     hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
     loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task > 0, hours) if found else []
     return Plan(sweep, queued, found, loads)
 
 
-def _free_the_dead(sweep: Sweep) -> None:
-    """Runs whose claim is held by a Slurm job that this cluster no longer has are nobody's."""
+def _freed_the_dead(sweep: Sweep) -> int:
+    """Free the runs whose claim is held by a job that this cluster no longer has; how many there were."""
     held = {run: claim.holder(run.folder.claims_path) for run in sweep.busy}
     jobs = {run: owner["job"] for run, owner in held.items() if owner and owner.get("job")}
     if not jobs:
-        return
+        return 0
     name, _ = queue.cluster()
     ours = {run: job["id"] for run, job in jobs.items() if job["cluster"] in (name, "")}
     alive = queue.alive(list(ours.values()))
-    for run, job in ours.items():
-        if job not in alive:
-            claim.revoke(run.folder.claims_path)
-            sweep.busy.remove(run)
-            sweep.waiting.append(run)
+    dead = [run for run, job in ours.items() if job not in alive]
+    for run in dead:
+        claim.revoke(run.folder.claims_path)
+    return len(dead)
 
 
 def launch(configs: Sequence[Config], settings: Settings) -> None:
@@ -139,8 +139,9 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
     if settings.wait:
         from launch.watch import watch
 
-        for study in dict.fromkeys(config.study_dir for config in configs):
-            watch(study)
+        ended = [watch(study) for study in dict.fromkeys(config.study_dir for config in configs)]
+        if any(one.counts["failed"] or one.counts["left"] for one in ended):
+            raise SystemExit(FAILED)
 
 
 def _absolute(config: Config) -> Config:

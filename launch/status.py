@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from cbs.claim import file_time, holder
+from cbs.claim import holder
 from cbs.config import Config
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Reached
 from cbs.record import SCHEMA, Result, RunFolder, run_folders
-from launch.cost import Pace, estimates
+from launch.cost import Estimate, Pace, estimates
 from launch.plan import Run
 from launch.queue import SlurmError
 from launch.submissions import Carried, Submission, carried, submissions
@@ -80,18 +80,17 @@ def status(study: Path) -> Status:
     in_queue, why = _in_queue(found)
     wanted = _wanted(study, found)
     shares = _shares(found)
-    now = file_time(study)
     done = {run: result for run in wanted if (result := run.folder.result()) is not None}
     finished = {run: one for run, one in done.items() if run.finished() is not None}
     open_runs = [run for run in wanted if run not in finished]
-    expected = {one.run: one.seconds for one in estimates(open_runs, done, Pace(0.004, 0.00005))}
+    expected = {one.run: one for one in estimates(open_runs, done, _pace(found))}
     rows = []
     for run in wanted:
         share = shares.get(run, 1.0)
         if run in finished:
             rows.append(_settled(run, finished[run], share))
         else:
-            rows.append(_open(run, in_queue.get(run), expected[run], share, now))
+            rows.append(_open(run, in_queue.get(run), expected[run], share))
     return Status(study, rows, why, any(one.gpus for one in found))
 
 
@@ -106,7 +105,7 @@ def _wanted(study: Path, found: Sequence[Submission]) -> list[Run]:
     """Every run that was submitted, as it was last asked for, and every other that has a folder here."""
     runs: dict[Path, Run] = {}
     for submission in found:
-        runs.update({run.folder.path.resolve(): run for run in submission.runs})
+        runs.update({run.place: run for run in submission.runs})
     for folder in run_folders(study):
         if folder.path.resolve() not in runs:
             runs[folder.path.resolve()] = _from_record(folder)
@@ -120,6 +119,12 @@ def _from_record(folder: RunFolder) -> Run:
     assert raw["schema"] == SCHEMA
     config = Config.from_dict(raw["config"])
     return Run(config, folder, config.optimizer.name)
+
+
+def _pace(found: Sequence[Submission]) -> Pace:
+    """What a step takes until records say it: as the last submission has it, or a guess."""
+    settings = found[-1].content["settings"] if found else {"step_ms": 4.0, "image_ms": 0.05}
+    return Pace(settings["step_ms"] / 1000, settings["image_ms"] / 1000)
 
 
 def _shares(found: Sequence[Submission]) -> dict[Run, float]:
@@ -141,20 +146,20 @@ def _settled(run: Run, result: Result, share: float) -> Row:
     return Row(run, kinds[type(outcome)], step=step, value=value, device_seconds=spent)
 
 
-def _open(run: Run, queued: Carried | None, expected: float, share: float, now: float) -> Row:
+def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) -> Row:
     """A run that isn't finished."""
     progress = run.folder.progress()
-    seconds: dict[str, float] = progress.get("seconds", {})
+    spent = sum(progress.get("seconds", {}).values())
+    rate = progress["step"] / spent if spent else None
     evaluations = run.folder.trajectory()
     last = evaluations[-1] if evaluations else None
-    step, spent = max(progress.get("step", 0), last.step if last else 0), sum(seconds.values())
-    rate = progress["step"] / spent if spent else None
-    budget = run.config.target.budget_steps
-    whole = budget / rate if rate else expected
+    step = max(progress.get("step", 0), last.step if last else 0)
+    # Past the steps that its other seeds took, only the budget is left to go by.
+    steps = expected.steps if step < expected.steps else run.config.target.budget_steps
     facts: dict[str, Any] = {
         "step": step,
         "value": last.value if last else None,
-        "left_seconds": max(0.0, min(whole, max(expected, spent)) - spent) if rate else expected,
+        "left_seconds": max(0.0, steps - step) / rate if rate else expected.seconds,
         "device_seconds": spent * share,
     }
     owner = holder(run.folder.claims_path)

@@ -61,7 +61,7 @@ class Submission:
         configs = [Config.from_dict(one) for one in self.content["trials"]]
         return [Run.of(configs[row["trial"]], row["seed"], row["label"]) for row in self.content["runs"]]
 
-    @property
+    @cached_property
     def loads(self) -> list[Load]:
         return [Load(**row) for row in self.content["loads"]]
 
@@ -143,14 +143,12 @@ def carried(found: Sequence[Submission]) -> Iterator[Carried]:
     unfinished = {submission.number for submission in found if submission.being_submitted()}
     tasks = queue.tasks(name for submission in found for name in submission.arrays)
     for submission in found:
-        runs, loads = submission.runs, submission.loads
         if submission.number in unfinished:
-            yield from (Carried(run, submission, None) for run in runs)
-        else:
-            for name in submission.arrays:
-                for task in tasks[name]:
-                    for place in loads[submission.place(task)].runs:
-                        yield Carried(runs[place], submission, task)
+            yield from (Carried(run, submission, None) for run in submission.runs)
+        for task in (task for name in submission.arrays for task in tasks[name]):
+            if submission.number not in unfinished:
+                places = submission.loads[submission.place(task)].runs
+                yield from (Carried(submission.runs[place], submission, task) for place in places)
 
 
 def outputs(study: Path) -> dict[Path, Path]:
@@ -160,5 +158,5 @@ def outputs(study: Path) -> dict[Path, Path]:
         for place, load in enumerate(submission.loads):
             output = submission.output(place)
             if output is not None:
-                found.update({submission.runs[run].folder.path.resolve(): output for run in load.runs})
+                found.update({submission.runs[run].place: output for run in load.runs})
     return found

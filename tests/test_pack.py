@@ -19,7 +19,7 @@ PACE = Pace(0.004, 0.0001)
 
 
 def estimate(seconds: float, share: float = 0.1) -> Estimate:
-    return Estimate(None, seconds, share, False)  # type: ignore[arg-type]
+    return Estimate(None, 1.0, seconds, share, False)  # type: ignore[arg-type]
 
 
 @given(
