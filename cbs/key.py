@@ -29,7 +29,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     # One cadence is in force; the other's settings don't matter.
     unused = ("first_steps", "precision") if target["every_steps"] is not None else ("every_steps",)
     return {
-        "recipe": RECIPE,
+        "recipe": recipe(config),
         "task": config["task"],
         "model": config["model"],
         "dataset": {k: v for k, v in config["dataset"].items() if k != "source"},
@@ -39,6 +39,12 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
         "target": {k: v for k, v in target.items() if k not in unused},
         "features_digest": features_digest,
     }
+
+
+def recipe(config: dict[str, Any]) -> int:
+    """RECIPE, and one more where Adam and SGD used to take the entries of a penalty's gradient in the wrong order."""
+    misread = config["model"]["penalty"] and config["optimizer"]["name"] in ("adam", "sgd")
+    return RECIPE + 1 if misread else RECIPE
 
 
 def trial_key(config: dict[str, Any], features_digest: str) -> str:

@@ -131,6 +131,13 @@ def test_a_key_depends_on_what_changes_a_trajectory(override: str) -> None:
     assert key(override) != key()
 
 
+def test_keys_stay_what_they_are_in_records() -> None:
+    """Known digests: a field added to the config must leave the keys of trials that don't use it as they are."""
+    assert key() == "c41b3618989c"
+    assert key("dataset=lsun_bedroom", "batch_size=256") == "edc897c39145"
+    assert key("model=wgan_gp", "optimizer=rmsprop") == "5a6a423f23a2"
+
+
 def test_a_key_depends_on_the_feature_weights() -> None:
     assert trial_key(config().to_dict(), "a") != trial_key(config().to_dict(), "b")
 

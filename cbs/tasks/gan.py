@@ -141,5 +141,7 @@ class GAN:
 def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: torch.Tensor) -> None:
     """One optimizer step along the gradient for these parameters only: the other network gets none."""
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
+        # Fused optimizers on a CPU read a gradient as if it lay in memory as its parameter does. What a
+        # convolution's second derivative returns doesn't, and only `backward` would have laid it out so.
+        parameter.grad = gradient.contiguous()
     optimizer.step()
