@@ -35,6 +35,7 @@ class ModelConfig:
     critic_steps: int
     redraw_fakes: bool
     discriminator_norm: str
+    batch_norm: str
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Config:
     name: str
     seeds: int
     device: str
+    gpus_per_trial: int
     checkpoint_minutes: float
     paths: PathsConfig
     task: TaskConfig
@@ -154,6 +156,7 @@ class _Top:
     name: str
     seeds: int
     device: str
+    gpus_per_trial: int
     checkpoint_minutes: float
 
 
