@@ -66,8 +66,9 @@ def _check_launch() -> None:
 
 
 def _say(text: str, environ: Mapping[str, str]) -> int:
-    if environ.get("RANK", "0") == "0":  # the processes of one trial were given the same arguments
-        print(f"cbs: {text}", file=sys.stderr)
+    if environ.get("RANK", "0") != "0":
+        return OK  # rank 0 was given the same arguments; torchrun ends it unheard where another one fails first
+    print(f"cbs: {text}", file=sys.stderr)
     return BAD_INPUT
 
 

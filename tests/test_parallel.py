@@ -277,8 +277,9 @@ def test_torchrun_leaves_the_record_of_one_process(
 class Pair:
     """Two processes that share a trial, started by no launcher that would end one for the other."""
 
-    def __init__(self, folder: Path) -> None:
-        port, overrides = free_port(), here(folder, "gpus_per_trial=2", "seeds=2", "checkpoint_minutes=0")
+    def __init__(self, folder: Path, *more: str) -> None:
+        port = free_port()
+        overrides = here(folder, "gpus_per_trial=2", "seeds=2", "checkpoint_minutes=0", *more)
         self.folder = folder
         self.processes = [
             subprocess.Popen(
@@ -330,3 +331,12 @@ def test_stopped_killed_and_gone_on_it_ends_with_the_same_record(
     assert [code for code, _ in Pair(tmp_path).ended()] == [cli.OK, cli.OK]
     assert trajectory(tmp_path, 1) == trajectory(folder, 1)
     assert os.listdir(tmp_path / "data") == os.listdir(folder / "data")
+
+
+@pytest.mark.parametrize("wrong", ["batch_size=1", "batch_size=1900"])  # seen by every rank; by rank 0, from the data
+def test_bad_input_is_said_once(wrong: str, tmp_path: Path) -> None:
+    (leader, said), (follower, unsaid) = Pair(tmp_path, wrong).ended()
+    assert (leader, follower) == (cli.BAD_INPUT, cli.OK)
+    assert said.startswith(f"cbs: batch_size is {wrong.split('=')[1]}: ")
+    assert said.count("\n") == 1
+    assert unsaid == ""
