@@ -6,7 +6,7 @@ import importlib.util
 import re
 import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ from cbs.outcome import told
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from cbs.config import Config
+    from cbs.parallel import Team
 
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +54,9 @@ def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
         application()  # a sweep runs in here, through its launcher
         return _one_trial(composed[0]) if composed else OK
     except InputError as error:
-        return _say(str(error))
+        return _say(str(error), environ)
     except (HydraException, OmegaConfBaseException) as error:
-        return _say(sentence(error))
+        return _say(sentence(error), environ)
     except SystemExit as error:  # the launcher's and Hydra's own ways out
         return error.code if isinstance(error.code, int) else BAD_INPUT
     except KeyboardInterrupt:
@@ -72,7 +75,9 @@ def _check_launch() -> None:
         )
 
 
-def _say(text: str) -> int:
+def _say(text: str, environ: Mapping[str, str]) -> int:
+    if environ.get("RANK", "0") != "0":
+        return OK  # rank 0 was given the same arguments; torchrun ends it unheard where another one fails first
     print(f"cbs: {text}", file=sys.stderr)
     return BAD_INPUT
 
@@ -106,8 +111,28 @@ def sentence(error: BaseException) -> str:
 
 
 def _one_trial(composed: DictConfig) -> int:
-    """Run one trial in this process, its seeds one after the other."""
+    """Run one trial, its seeds one after the other, in this process or as one of those that share it."""
     config = typed(composed)
+    from cbs import parallel
+
+    with parallel.joined(config) as team:
+        return _lead(config, team) if team.rank == 0 else _follow(config, team)
+
+
+def _follow(config: Config, team: Team) -> int:
+    from cbs import trial
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 hears it too, and tells when to end
+    try:
+        trial.follow(config, team)
+    except InputError as error:
+        print(f"cbs: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return OK
+
+
+def _lead(config: Config, team: Team) -> int:
     from cbs import trial
     from cbs.claim import Busy
 
@@ -124,7 +149,8 @@ def _one_trial(composed: DictConfig) -> int:
     for seed in range(config.seeds):
         name = f"b={config.batch_size.label} {config.optimizer.name} seed {seed}"
         try:
-            result = trial.run(config, seed, _printer(name, config.target.budget_steps), lambda: bool(stop))
+            report = _printer(name, config.target.budget_steps)
+            result = trial.run(config, seed, report, lambda: bool(stop), team)
         except trial.Interrupted as interrupted:
             print(f"cbs: {name}: {interrupted}. Give the same command again to go on.", file=sys.stderr)
             return STOPPED

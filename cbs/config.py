@@ -37,6 +37,7 @@ class ModelConfig:
     critic_steps: int
     redraw_fakes: bool
     discriminator_norm: str
+    batch_norm: str
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class Config:
     name: str
     seeds: int
     device: str
+    gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
     paths: PathsConfig
@@ -207,6 +209,7 @@ class _Top:
     name: str
     seeds: int
     device: str
+    gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
 

@@ -23,22 +23,40 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     """The fields of a typed config (as a dict) that determine its trajectory.
 
     Seeds, thresholds and the budget are left out, because none of them changes a trajectory before it
-    stops; so are paths, the device, the logger and a label.
+    stops; so are paths, the device, the logger and a label. The processes that share a batch enter as
+    `division` says.
     """
     target = {k: v for k, v in config["target"].items() if k not in REQUEST}
     # One cadence is in force; the other's settings don't matter.
     unused = ("first_steps", "precision") if target["every_steps"] is not None else ("every_steps",)
     return {
-        "recipe": RECIPE,
+        "recipe": recipe(config),
         "task": config["task"],
-        "model": config["model"],
+        "model": {k: v for k, v in config["model"].items() if k != "batch_norm"},
         "dataset": {k: v for k, v in config["dataset"].items() if k != "source"},
         "source": config["dataset"]["source"] if config["dataset"]["name"] == "folder" else None,
         "optimizer": config["optimizer"],
         "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
         "target": {k: v for k, v in target.items() if k not in unused},
         "features_digest": features_digest,
+        **division(config),
     }
+
+
+def recipe(config: dict[str, Any]) -> int:
+    """RECIPE, and one more where Adam and SGD used to take the entries of a penalty's gradient in the wrong order."""
+    misread = config["model"]["penalty"] and config["optimizer"]["name"] in ("adam", "sgd")
+    return RECIPE + 1 if misread else RECIPE
+
+
+def division(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a trial's division among processes shapes its trajectory.
+
+    Nothing, within rounding, unless each of several normalises by its own part of the batch. A record that
+    knows neither field is one process's.
+    """
+    n, batch_norm = config.get("gpus_per_trial", 1), config["model"].get("batch_norm", "global")
+    return {"gpus_per_trial": n, "batch_norm": batch_norm} if n > 1 and batch_norm != "global" else {}
 
 
 def trial_key(config: dict[str, Any], features_digest: str) -> str:

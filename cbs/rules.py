@@ -43,9 +43,19 @@ def check(config: Config) -> None:
     _check_model(config)
     _check_optimizer(config.optimizer)
     _at_least("batch_size", config.batch_size.initial, 1)
+    _check_parallel(config)
     one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
     _check_target(config.target)
     _check_logger(config.logger)
+
+
+def _check_parallel(config: Config) -> None:
+    n, b = config.gpus_per_trial, config.batch_size.initial
+    _at_least("gpus_per_trial", n, 1)
+    if b < n:
+        raise InputError(f"batch_size is {b}: with gpus_per_trial={n} it must be at least {n}, an image for each.")
+    if n > 1 and ":" in config.device:
+        raise InputError(f"device is {config.device!r}: with gpus_per_trial={n} it must be auto, cpu or cuda.")
 
 
 def _check_model(config: Config) -> None:
@@ -54,6 +64,7 @@ def _check_model(config: Config) -> None:
     one_of("model.name", model.name, ("dcgan", "wgan_gp"))
     one_of("model.loss", model.loss, ("nonsaturating", "hinge", "wasserstein"))
     one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
+    one_of("model.batch_norm", model.batch_norm, ("global", "replica"))
     _at_least("model.width", model.width, 1)
     _at_least("model.latent", model.latent, 1)
     _at_least("model.penalty", model.penalty, 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from cbs import checkpoint, loggers
+from cbs import checkpoint, loggers, parallel
 from cbs.claim import Claim, Superseded
 from cbs.config import Config, Request
 from cbs.data.packed import Packed, prepare
@@ -26,6 +26,7 @@ from cbs.machine import environment, onednn, prefers_onednn, resolve_device, set
 from cbs.metrics import features, weights
 from cbs.metrics.fid import Distance
 from cbs.outcome import Outcome
+from cbs.parallel import ALONE, Led, Team, check_size
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
@@ -78,12 +79,15 @@ def run(
     seed: int,
     report: Callable[[Report], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
+    team: Team = ALONE,
 ) -> Result:
     """Train one seed of a trial until every threshold has its outcome, going on from its last checkpoint.
 
-    Raises Interrupted after saving where `stopped` turned true, claim.Busy where another process works
-    on this run, and whatever went wrong otherwise, its traceback kept in the run's failures/.
+    team: rank 0's, where several processes share the trial; the others `follow`. Raises InputError where they
+    are not config.gpus_per_trial, Interrupted after saving where `stopped` turned true, claim.Busy where
+    another process works on this run, and whatever went wrong otherwise, its traceback kept in failures/.
     """
+    check_size(config, team.size)
     request = Request.of(config.target)
     folder = RunFolder(trial_folder(config), seed)
     finished = folder.result()
@@ -92,7 +96,7 @@ def run(
     claim = Claim.acquire(folder.claims_path)
     try:
         with loggers.opened(config, folder) as logger:
-            return _Attempt(config, seed, folder, claim, logger, report, stopped).work(request)
+            return _Attempt(config, seed, folder, claim, logger, report, stopped, team).work(request)
     except (Interrupted, Superseded, KeyboardInterrupt):
         raise
     except BaseException:
@@ -101,6 +105,27 @@ def run(
         raise
     finally:
         claim.release()
+
+
+def follow(config: Config, team: Team) -> None:
+    """Train beside rank 0, which runs the trial's seeds, until it ends.
+
+    Raises InputError where the data set here is another one, RuntimeError where rank 0 died.
+    """
+    device = resolve_device(config.device)
+    settle_numerics(device)
+
+    def build(ground: tuple[int, str]) -> GAN:
+        seed, digest = ground
+        packed = prepare(config.dataset, Path(config.paths.data))
+        if packed.digest != digest:
+            raise InputError(
+                f"paths.data is {config.paths.data!r}: rank {team.rank} finds other data there than rank 0."
+            )
+        return GAN(config, seed, _on_device(packed, device), device, team)
+
+    with onednn(_trains_through_onednn(config)):
+        parallel.follow(team, build)
 
 
 class _Attempt:
@@ -115,13 +140,14 @@ class _Attempt:
         logger: loggers.Logger,
         report: Callable[[Report], None],
         stopped: Callable[[], bool],
+        team: Team,
     ) -> None:
         self.config, self.seed, self.folder, self.claim = config, seed, folder, claim
-        self.logger, self._report, self._stopped = logger, report, stopped
+        self.logger, self._report, self._stopped, self._team = logger, report, stopped, team
         self.device = resolve_device(config.device)
         settle_numerics(self.device)
         self.packed = preflight(config)
-        self.task = GAN(config, seed, _on_device(self.packed, self.device), self.device)
+        self.task = self._build()
         data = Path(config.paths.data)
         shape = (config.dataset.image_size, config.dataset.channels)
         extractor = features.build(config.target.features, data, *shape, self.device)
@@ -132,7 +158,8 @@ class _Attempt:
 
     def work(self, request: Request) -> Result:
         write_trial(self.config, self.folder.trial)
-        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device)})
+        processes = {"processes": self._team.size}
+        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device), **processes})
         known = self.folder.result()
         if known is not None:
             self._same_ground(known.dataset["sha256"])
@@ -150,15 +177,23 @@ class _Attempt:
 
     def _again(self, goal: Goal, known: Result | None) -> Result:
         checkpoint.remove(self.folder.checkpoint_path)
-        data = _on_device(self.packed, self.device)
-        self.task = GAN(self.config, self.seed, data, self.device)
+        self.task = self._build()
         progress = Progress()
         outcomes = self._train(goal, progress)
         return self._finish(outcomes, progress, known)
 
+    def _build(self) -> GAN:
+        self._team.tell("build", (self.seed, self.packed.digest))
+        data = _on_device(self.packed, self.device)
+        task = GAN(self.config, self.seed, data, self.device, self._team)
+        self._team.meet()
+        return task
+
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
-        with onednn(prefers_onednn(self.config.model.width, self.config.batch_size.initial)):
-            return train(self.task, self._measure, goal, progress, Hooks(self._evaluated, self._looked_up))
+        with onednn(_trains_through_onednn(self.config)):
+            return train(
+                Led(self.task, self._team), self._measure, goal, progress, Hooks(self._evaluated, self._looked_up)
+            )
 
     def _goal(self, request: Request) -> Goal:
         target = self.config.target
@@ -174,7 +209,7 @@ class _Attempt:
         if state is None:
             return Progress()
         self._same_ground(state["data"])
-        self.task.load(state["task"])
+        Led(self.task, self._team).load(state["task"])
         return Progress.from_state(state["progress"])
 
     def _save(self, progress: Progress) -> None:
@@ -269,6 +304,10 @@ def _room(what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"cbs: no room for {what} ({error.strerror}): trying again later.", file=sys.stderr)
+
+
+def _trains_through_onednn(config: Config) -> bool:
+    return prefers_onednn(config.model.width, config.batch_size.initial // config.gpus_per_trial)
 
 
 def _on_device(packed: Packed, device: torch.device) -> torch.Tensor:

@@ -82,6 +82,9 @@ def test_any_whole_number_is_a_batch_size(b: str) -> None:
         ("device=gpu", "device is 'gpu'"),
         ("name=a/b", "name is 'a/b'"),
         ("logger.name=tensorbord", "logger.name is 'tensorbord': did you mean tensorboard"),
+        ("gpus_per_trial=0", "gpus_per_trial is 0: it must be at least 1"),
+        ("gpus_per_trial=65", "batch_size is 64: with gpus_per_trial=65 it must be at least 65"),
+        ("model.batch_norm=local", "model.batch_norm is 'local': did you mean global or replica?"),
         ("+model.depth=3", "model.depth is no setting"),
         ("+extra=3", "extra is no setting"),
         ("dataset=folder", "dataset.source"),
@@ -125,6 +128,8 @@ def key(*overrides: str) -> str:
         "target.thresholds=[60,50]",
         "target.budget_steps=999999",
         "checkpoint_minutes=9",
+        "gpus_per_trial=2",
+        "model.batch_norm=replica",
         "optimizer.lr_generator=0.0002",
         "dataset.source=/elsewhere",
         "logger=tensorboard",
@@ -155,6 +160,24 @@ def test_a_key_ignores_what_changes_no_trajectory(override: str) -> None:
 )
 def test_a_key_depends_on_what_changes_a_trajectory(override: str) -> None:
     assert key(override) != key()
+
+
+def test_keys_stay_what_they_are_in_records() -> None:
+    """Known digests: a field added to the config must leave the keys of trials that don't use it as they are."""
+    assert key() == "c41b3618989c"
+    assert key("dataset=lsun_bedroom", "batch_size=256") == "edc897c39145"
+    assert key("model=wgan_gp", "optimizer=rmsprop") == "5a6a423f23a2"
+
+
+def test_a_key_depends_on_the_replicas_that_normalise_apart() -> None:
+    keys = {key("model.batch_norm=replica", f"gpus_per_trial={n}") for n in (1, 2, 4)}
+    assert len(keys) == 3
+    assert key() in keys
+
+
+def test_a_single_gpu_of_several_can_not_be_named() -> None:
+    with pytest.raises(InputError, match="device is 'cuda:1': with gpus_per_trial=2"):
+        config("gpus_per_trial=2", "device=cuda:1")
 
 
 def test_a_key_depends_on_the_feature_weights() -> None:

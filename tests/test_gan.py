@@ -61,6 +61,26 @@ def test_dcgan_step_is_the_plain_one() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adabelief", "rmsprop", "sgd"])
+@pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+def test_gradients_reach_the_optimizer_as_backward_would_leave_them(optimizer: str, norm: str) -> None:
+    """The plain step of WGAN-GP: zero_grad, backward, step. (The optimizers trust that layouts are alike.)"""
+    choice = ("model=wgan_gp", f"optimizer={optimizer}", f"model.discriminator_norm={norm}")
+    task, plain = gan(*choice), gan(*choice)
+    noise, mixing = stream(0, "latent"), stream(0, "gradient penalty")
+    task.step()
+    d, g, real = plain.discriminator, plain.generator, plain.sampler.draw(6)
+    z = torch.randn(6, 32, generator=noise)
+    fake = g(z).detach()
+    loss = discriminator_loss("wasserstein", d(real), d(fake))
+    (loss + 10 * gradient_penalty(d, real, fake, torch.rand(6, 1, 1, 1, generator=mixing))).backward()
+    plain.optimizer_d.step()
+    generator_loss("wasserstein", d(g(z))).backward(inputs=list(g.parameters()))
+    plain.optimizer_g.step()
+    for ours, theirs in zip([*task._d, *task._g], [*plain._d, *plain._g], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_losses_by_hand() -> None:
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
     assert discriminator_loss("hinge", real, fake).item() == pytest.approx((0 + 2 + 1.5 + 0) / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -152,3 +153,16 @@ def test_a_running_median_ignores_one_lucky_evaluation() -> None:
     assert running_median(stopped)[-1].value == 49.0  # a run that stopped there had arrived
     confirmed = [*(Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)), Evaluation(7, 0, 0.0, 3.9, (3.8,))]
     assert running_median(confirmed)[-1].value == 3.9
+
+
+def test_a_curve_holds_any_number_of_processes_unless_each_normalises_apart(study: Path) -> None:
+    """Records that know neither setting are one process's."""
+    run = read_study(study)[0]
+
+    def group(n: int, batch_norm: str) -> str:
+        model = {**run.config["model"], "batch_norm": batch_norm}
+        return replace(run, config={**run.config, "gpus_per_trial": n, "model": model}).group
+
+    del run.config["gpus_per_trial"], run.config["model"]["batch_norm"]
+    assert {run.group, group(1, "replica"), group(4, "global")} == {run.group}
+    assert len({run.group, group(2, "replica"), group(4, "replica")}) == 3

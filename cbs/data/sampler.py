@@ -6,6 +6,8 @@ import torch
 
 from cbs.streams import stream
 
+_ALL = slice(None)
+
 
 class Sampler:
     """Endless epochs over n images, each a fresh permutation, cut into batches.
@@ -44,7 +46,7 @@ class Sampler:
             b -= len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def draw(self, b: int) -> torch.Tensor:
-        """The next b images, (b, channels, size, size) float32 in [-1, 1] on the device."""
-        batch = self.images.index_select(0, self.indices(b)).to(self._device, non_blocking=True)
-        return batch.to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+    def draw(self, b: int, part: slice = _ALL) -> torch.Tensor:
+        """A part of the next b images, (n, channels, size, size) of torch's default dtype in [-1, 1], on the device."""
+        batch = self.images.index_select(0, self.indices(b)[part]).to(self._device, non_blocking=True)
+        return batch.to(torch.get_default_dtype()).mul_(1 / 127.5).sub_(1.0)

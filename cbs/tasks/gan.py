@@ -12,7 +12,9 @@ from torch import nn
 from cbs import optim
 from cbs.config import Config
 from cbs.data.sampler import Sampler
+from cbs.models.batch_norm import synchronise
 from cbs.models.dcgan import Discriminator, Generator, count, initialise
+from cbs.parallel import ALONE, Team
 from cbs.streams import stream
 
 # Images generated at once for an evaluation, in pixels: a constant, because it shapes rounding.
@@ -47,16 +49,24 @@ class GAN:
 
     loss_names = ("loss_discriminator", "loss_generator")
 
-    def __init__(self, config: Config, seed: int, images: torch.Tensor, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, seed: int, images: torch.Tensor, device: torch.device, team: Team = ALONE
+    ) -> None:
         """images: (n, channels, size, size) uint8, where the sampler is to gather from."""
         self.model = config.model
         self.b = config.batch_size.initial
         self.device = device
+        self._team = team
+        # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
+        self._part = team.part(self.b)
         data = config.dataset
         self.generator = Generator(data.image_size, data.channels, self.model.width, self.model.latent)
         self.discriminator = Discriminator(
             data.image_size, data.channels, self.model.width, self.model.discriminator_norm
         )
+        if team.size > 1 and self.model.batch_norm == "global":
+            synchronise(self.generator, team)
+            synchronise(self.discriminator, team)
         initialise(self.generator, stream(seed, "initialise generator"))
         initialise(self.discriminator, stream(seed, "initialise discriminator"))
         self.generator.to(device)
@@ -80,21 +90,37 @@ class GAN:
     def step(self) -> tuple[torch.Tensor, ...]:
         """Update the discriminator `critic_steps` times, then the generator once."""
         for _ in range(self.model.critic_steps):
-            z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)
+            z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)[self._part]
             fake = self.generator(z)
-            loss_d = self._discriminate(self.sampler.draw(self.b), fake.detach())
-            _update(self.optimizer_d, self._d, loss_d)
+            loss_d = self._discriminate(self.sampler.draw(self.b, self._part), fake.detach())
+            loss_d = self._update(self.optimizer_d, self._d, loss_d)
         if self.model.redraw_fakes:
             fake = self.generator(z)
         loss_g = generator_loss(self.model.loss, self.discriminator(fake))
-        _update(self.optimizer_g, self._g, loss_g)
-        return loss_d.detach(), loss_g.detach()
+        loss_g = self._update(self.optimizer_g, self._g, loss_g)
+        return loss_d, loss_g
 
     def _discriminate(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         loss = discriminator_loss(self.model.loss, self.discriminator(real), self.discriminator(fake))
         if self.model.penalty:
-            mix = torch.rand(self.b, 1, 1, 1, generator=self._mix, device=self.device)
+            mix = torch.rand(self.b, 1, 1, 1, generator=self._mix, device=self.device)[self._part]
             loss = loss + self.model.penalty * gradient_penalty(self.discriminator, real, fake, mix)
+        return loss
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: torch.Tensor
+    ) -> torch.Tensor:
+        """One optimizer step along the gradient for these parameters only: the other network gets none.
+
+        loss: the mean over this process's part of the batch. Returns the whole batch's, detached.
+        """
+        loss = self._team.weighted(loss, self.b)
+        *gradients, loss = self._team.totals([*torch.autograd.grad(loss, parameters), loss.detach()])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            # Fused optimizers on a CPU read a gradient as if it lay in memory as its parameter does. What a
+            # convolution's second derivative returns doesn't, and only `backward` would have laid it out so.
+            parameter.grad = gradient.contiguous()
+        optimizer.step()
         return loss
 
     @torch.no_grad()
@@ -136,10 +162,3 @@ class GAN:
         self._latent.set_state(state["latent"])
         self._mix.set_state(state["mix"])
         self.sampler.seek(state["consumed"])
-
-
-def _update(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: torch.Tensor) -> None:
-    """One optimizer step along the gradient for these parameters only: the other network gets none."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
