@@ -182,7 +182,9 @@ def joined(config: Config) -> Iterator[Team]:
     device = resolve_device(config.device)
     if device.type == "cuda":
         # Modulo, because srun may show each process one GPU only.
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(
+            int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count() if device.index is None else device.index
+        )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_STUCK)
     control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     assert isinstance(control, dist.ProcessGroup)  # not so in processes that a group leaves out

@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-import yaml
-
-from cbs import checkpoint, loggers, parallel
+from cbs import loggers, parallel
+from cbs.attempt import Attempt, Interrupted, Report, on_device, trains_through_onednn, write_trial
 from cbs.claim import Claim, Superseded
 from cbs.config import Config, Request
-from cbs.data.packed import Packed, prepare
+from cbs.data.packed import prepare
 from cbs.errors import InputError
 from cbs.key import trial_folder
-from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
-from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics
-from cbs.metrics import features, weights
-from cbs.metrics.fid import Distance
-from cbs.outcome import Outcome
-from cbs.parallel import ALONE, Led, Team, check_size
-from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
-from cbs.streams import stream
+from cbs.machine import onednn, resolve_device, settle_numerics
+from cbs.parallel import ALONE, Team, check_size
+from cbs.preflight import preflight
+from cbs.record import Result, RunFolder
 from cbs.tasks.gan import GAN
 
-# How often a run writes down how far it is.
-_PROGRESS_SECONDS = 5.0
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is saved."""
-
-
-@dataclass
-class Report:
-    """What a run tells while it trains."""
-
-    step: int
-    value: float | None
-    training_seconds: float
-
-
-def preflight(config: Config) -> Packed:
-    """Everything that must hold on this machine before a trial starts; makes the packed data set.
-
-    Raises InputError: no such device, missing data or weights, features that don't fit the images, a
-    batch size over |S|, a results folder that can't be written, a logger that isn't installed.
-    """
-    loggers.check_installed(config.logger)
-    resolve_device(config.device)
-    features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
-    weights.digest(config.target.features, Path(config.paths.data))
-    for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomic(path / ".writable", b"")
-            (path / ".writable").unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"{name} is {str(path)!r}: it can't be written ({error.strerror}).") from error
-    packed = prepare(config.dataset, Path(config.paths.data))
-    if config.batch_size.initial > packed.count:
-        raise InputError(
-            f"batch_size is {config.batch_size.initial}: {config.dataset.name} has {packed.count} images, "
-            "and a batch takes each at most once."
-        )
-    return packed
+__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "write_trial"]
 
 
 def run(
@@ -96,7 +45,7 @@ def run(
     claim = Claim.acquire(folder.claims_path)
     try:
         with loggers.opened(config, folder) as logger:
-            return _Attempt(config, seed, folder, claim, logger, report, stopped, team).work(request)
+            return Attempt(config, seed, folder, claim, logger, report, stopped, team).work(request)
     except (Interrupted, Superseded, KeyboardInterrupt):
         raise
     except BaseException:
@@ -122,205 +71,7 @@ def follow(config: Config, team: Team) -> None:
             raise InputError(
                 f"paths.data is {config.paths.data!r}: rank {team.rank} finds other data there than rank 0."
             )
-        return GAN(config, seed, _on_device(packed, device), device, team)
+        return GAN(config, seed, on_device(packed, device), device, team)
 
-    with onednn(_trains_through_onednn(config)):
+    with onednn(trains_through_onednn(config)):
         parallel.follow(team, build)
-
-
-class _Attempt:
-    """One process working on a run."""
-
-    def __init__(
-        self,
-        config: Config,
-        seed: int,
-        folder: RunFolder,
-        claim: Claim,
-        logger: loggers.Logger,
-        report: Callable[[Report], None],
-        stopped: Callable[[], bool],
-        team: Team,
-    ) -> None:
-        self.config, self.seed, self.folder, self.claim = config, seed, folder, claim
-        self.logger, self._report, self._stopped, self._team = logger, report, stopped, team
-        self.device = resolve_device(config.device)
-        settle_numerics(self.device)
-        self.packed = preflight(config)
-        self.task = self._build()
-        data = Path(config.paths.data)
-        shape = (config.dataset.image_size, config.dataset.channels)
-        extractor = features.build(config.target.features, data, *shape, self.device)
-        self.features_digest = extractor.digest
-        self.distance = Distance(self.packed, extractor, config.target.normalisation, data, self.device)
-        self._saved_at = time.monotonic()
-        self._told_at = -_PROGRESS_SECONDS
-
-    def work(self, request: Request) -> Result:
-        write_trial(self.config, self.folder.trial)
-        processes = {"processes": self._team.size}
-        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device), **processes})
-        known = self.folder.result()
-        if known is not None:
-            self._same_ground(known.dataset["sha256"])
-        goal = self._goal(request)
-        progress = self._restore()
-        try:
-            outcomes = self._train(goal, progress)
-        except Unrepeatable:
-            # A threshold above one that was already passed: the same run again, asked for both at once.
-            if known is not None:
-                last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
-                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step))
-            return self._again(goal, known)
-        return self._finish(outcomes, progress, known)
-
-    def _again(self, goal: Goal, known: Result | None) -> Result:
-        checkpoint.remove(self.folder.checkpoint_path)
-        self.task = self._build()
-        progress = Progress()
-        outcomes = self._train(goal, progress)
-        return self._finish(outcomes, progress, known)
-
-    def _build(self) -> GAN:
-        self._team.tell("build", (self.seed, self.packed.digest))
-        data = _on_device(self.packed, self.device)
-        task = GAN(self.config, self.seed, data, self.device, self._team)
-        self._team.meet()
-        return task
-
-    def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
-        with onednn(_trains_through_onednn(self.config)):
-            return train(
-                Led(self.task, self._team), self._measure, goal, progress, Hooks(self._evaluated, self._looked_up)
-            )
-
-    def _goal(self, request: Request) -> Goal:
-        target = self.config.target
-        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
-
-    def _measure(self, step: int, repeat: int) -> float:
-        noise = stream(self.seed, "evaluation", step, repeat)
-        with onednn(True):
-            return self.distance(self.task.sample(self.config.target.samples, noise))
-
-    def _restore(self) -> Progress:
-        state = checkpoint.load(self.folder.checkpoint_path)
-        if state is None:
-            return Progress()
-        self._same_ground(state["data"])
-        Led(self.task, self._team).load(state["task"])
-        return Progress.from_state(state["progress"])
-
-    def _save(self, progress: Progress) -> None:
-        self.claim.check()
-        self._saved_at = time.monotonic()
-        state = {"task": self.task.state(), "progress": progress.state(), "data": self.packed.digest}
-        checkpoint.save(self.folder.checkpoint_path, state)
-
-    def _evaluated(self, progress: Progress) -> None:
-        self.claim.check()
-        with _room(f"the trajectory of {self.folder.path}"):
-            self.folder.write_trajectory(progress.evaluations)
-            self._keep_samples(progress)
-        self.logger.log(progress.evaluations)
-        self._tell(progress)
-
-    def _looked_up(self, progress: Progress) -> None:
-        self._tell(progress)
-        stopped = self._stopped()
-        if stopped or time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
-            with _room(f"the checkpoint of {self.folder.path}"):
-                self._save(progress)
-        if stopped:
-            raise Interrupted(f"stopped at step {progress.step}")
-
-    def _tell(self, progress: Progress) -> None:
-        value = progress.evaluations[-1].value if progress.evaluations else None
-        self._report(Report(progress.step, value, progress.training_seconds))
-        if time.monotonic() - self._told_at >= _PROGRESS_SECONDS:
-            self._told_at = time.monotonic()
-            with _room(f"the progress of {self.folder.path}"):
-                self._write_progress(progress)
-
-    def _write_progress(self, progress: Progress) -> None:
-        """For `python -m launch status`, from whichever machine."""
-        now = {"schema": SCHEMA, "step": progress.step, "seconds": timing(progress)}
-        self.claim.check()
-        write_json(self.folder.progress_path, now, sync=False)
-
-    def _same_ground(self, digest: str) -> None:
-        if digest != self.packed.digest:
-            raise RecordError(
-                f"{self.folder.path} was trained on other data (sha256 {digest[:12]}, now {self.packed.digest[:12]}): "
-                "use another study name, or bring the data back."
-            )
-
-    def _finish(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:
-        self._save(progress)
-        self.folder.write_trajectory(progress.evaluations)
-        self._draw_samples(self.folder.path / "samples.png")
-        result = Result(
-            key=self.folder.key,
-            seed=self.seed,
-            outcomes={**(known.outcomes if known else {}), **outcomes},
-            last_step=progress.step,
-            seconds=timing(progress),
-            parameters=self.task.sizes,
-            dataset={"name": self.config.dataset.name, "count": self.packed.count, "sha256": self.packed.digest},
-            features_digest=self.features_digest,
-        )
-        write_json(self.folder.result_path, result.to_dict())
-        self.logger.finish(progress.evaluations, result.outcomes)
-        return result
-
-    def _keep_samples(self, progress: Progress) -> None:
-        """A grid at the first evaluation, and at each whose step is at least twice the last grid's."""
-        last = 0
-        for evaluation in progress.evaluations:
-            if evaluation.step >= 2 * last:
-                last = evaluation.step
-        path = self.folder.path / "samples" / f"{last:09d}.png"
-        if last == progress.step and not path.exists():
-            self._draw_samples(path)
-
-    def _draw_samples(self, path: Path) -> None:
-        """64 images of the generator as it is now, from the same noise every time."""
-        from torchvision.utils import save_image
-
-        path.parent.mkdir(exist_ok=True)
-        drawing = path.with_name(f".{path.stem}-{os.getpid()}.png")
-        images = next(iter(self.task.sample(64, stream(self.seed, "sample grid"))))
-        save_image(images, drawing, nrow=8, normalize=True, value_range=(-1, 1))
-        os.replace(drawing, path)
-
-
-@contextlib.contextmanager
-def _room(what: str) -> Iterator[None]:
-    """A full disk holds up what can be written again later, not the training."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"cbs: no room for {what} ({error.strerror}): trying again later.", file=sys.stderr)
-
-
-def _trains_through_onednn(config: Config) -> bool:
-    return prefers_onednn(config.model.width, config.batch_size.initial // config.gpus_per_trial)
-
-
-def _on_device(packed: Packed, device: torch.device) -> torch.Tensor:
-    """The images where batches are gathered: on the device where they take under half of its free memory."""
-    images = torch.from_numpy(packed.images())
-    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        return images.to(device)
-    return images
-
-
-def write_trial(config: Config, folder: Path) -> None:
-    """Keep the composed config beside the runs; the first write stands."""
-    path = folder / "trial.yaml"
-    if not path.exists():
-        head = {"schema": SCHEMA, "key": folder.name}
-        write_atomic(path, yaml.safe_dump({**head, "config": config.to_dict()}, sort_keys=False).encode())

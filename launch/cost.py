@@ -52,13 +52,18 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run is expected to take on its own. known: whether records say so, or only the settings."""
+    """What one run is expected to take on its own.
+
+    share: of a device, that it keeps busy. known: whether records say so, or only the settings. processes:
+    that share its batches, one per GPU.
+    """
 
     run: Run
     steps: float
     seconds: float
     share: float
     known: bool
+    processes: int = 1
 
 
 def _kind(config: Config) -> tuple[str, int, str, int]:
@@ -89,5 +94,6 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Pace) ->
         b, kind = run.config.batch_size.initial, _kind(run.config)
         pace = paces.get(kind, default)
         wanted = statistics.median(steps.get(run.folder.key, [run.config.target.budget_steps]))
-        found.append(Estimate(run, wanted, _START_SECONDS + wanted * pace.seconds(b), pace.share(b), kind in paces))
+        seconds = _START_SECONDS + wanted * pace.seconds(b)
+        found.append(Estimate(run, wanted, seconds, pace.share(b), kind in paces, run.config.gpus_per_trial))
     return sorted(found, key=lambda one: -one.seconds)

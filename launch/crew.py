@@ -5,30 +5,45 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+from cbs.config import Config
 from cbs.errors import InputError
 from launch.plan import Live, Run, Sweep
 
 _POLL_SECONDS = 0.25
+_FAREWELL_SECONDS = 10.0
 
 
-def slots(device: str, workers: int | str) -> list[str]:
-    """The device of each run at once: every GPU, or the CPU once per core."""
+Slot = tuple[str, ...]
+"""The devices of one run: one per process that shares its batches."""
+
+
+def slots(device: str, workers: int | str, each: int = 1) -> list[Slot]:
+    """The devices of each run at once: every GPU, or the CPU once per core; `each` of them to a run."""
     import joblib
 
     if workers != "auto" and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"hydra.launcher.workers is {workers!r}: it must be auto or a whole number, 1 or more.")
     cuda = _gpus() if device in ("auto", "cuda") else 0
     devices = [f"cuda:{i}" for i in range(cuda)] or [device if device.startswith("cuda") else "cpu"]
-    count = workers if isinstance(workers, int) else (joblib.cpu_count() if devices == ["cpu"] else len(devices))
-    return [devices[i % len(devices)] for i in range(count)]
+    if cuda and cuda < each:
+        raise InputError(f"gpus_per_trial is {each}: this machine has {cuda} GPUs.")
+    there = max(1, (joblib.cpu_count() if devices == ["cpu"] else len(devices)) // each)
+    return shared(devices, workers if isinstance(workers, int) else there, each)
+
+
+def shared(devices: list[str], count: int, each: int) -> list[Slot]:
+    """As many slots as asked for, of so many devices each, taken in turn."""
+    return [tuple(devices[(at * each + k) % len(devices)] for k in range(each)) for at in range(count)]
 
 
 def _gpus() -> int:
@@ -70,7 +85,7 @@ class Crew:
         """logged: each run's output goes to a file in its folder."""
         self.sweep, self._logged = sweep, logged
         self._context = nursery()
-        self.free: list[str] = []  # the device of each run that could start now
+        self.free: list[Slot] = []  # the devices of each run that could start now
         self.stopping = False
 
     def fill(self) -> None:
@@ -89,6 +104,7 @@ class Crew:
             _listen(one)
             if gone:
                 one.process.join()
+                _dismiss(one)
                 live.remove(one)
                 self.free.append(one.slot)
                 self._settle(one)
@@ -107,7 +123,8 @@ class Crew:
 
     def kill(self) -> None:
         for one in self.sweep.live:
-            one.process.kill()
+            for process in (one.process, *(other for other, _ in one.others)):
+                process.kill()
 
     def stop_within(self, seconds: float) -> None:
         """Stop every run and wait for its end; kill those that take longer. Safe inside a signal handler."""
@@ -117,16 +134,24 @@ class Crew:
             one.process.join(max(0.0, deadline - time.monotonic()))
         self.kill()
 
-    def _start(self, run: Run, slot: str) -> Live:
+    def _start(self, run: Run, slot: Slot) -> Live:
+        log = run.folder.path / "log.txt" if self._logged else None
+        teams = _torchrun(len(slot))
+        started = [
+            self._process((replace(run.config, device=device), run.seed), log, team)
+            for device, team in zip(slot, teams, strict=True)
+        ]
+        (process, pipe), *others = started
+        return Live(run, slot, process, pipe, others)
+
+    def _process(self, what: tuple[Config, int], log: Path | None, team: dict[str, str]) -> tuple[Any, Connection]:
         from launch import worker
 
         ours, theirs = self._context.Pipe()
-        log = run.folder.path / "log.txt" if self._logged else None
-        arguments = (replace(run.config, device=slot), run.seed, theirs, log)
-        process = self._context.Process(target=worker.main, args=arguments, daemon=True)
+        process = self._context.Process(target=worker.main, args=(*what, theirs, log, team), daemon=True)
         process.start()
         theirs.close()
-        return Live(run, slot, process, ours)
+        return process, ours
 
     def _settle(self, one: Live) -> None:
         sweep = self.sweep
@@ -145,6 +170,25 @@ class Crew:
             sweep.failed[one.run] = content or f"its process died ({how}; out of memory?)"
             if content is None:
                 one.run.folder.write_failure(sweep.failed[one.run] + "\n")
+
+
+def _dismiss(one: Live) -> None:
+    """The processes that shared a run's batches end with the one that led them."""
+    for process, pipe in one.others:
+        process.join(_FAREWELL_SECONDS)
+        process.kill()
+        pipe.close()
+
+
+def _torchrun(size: int) -> list[dict[str, str]]:
+    """The environment that torchrun gives each process of a trial; nothing for one that is alone."""
+    if size == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def _listen(one: Live) -> None:

@@ -16,7 +16,7 @@ from launch.slurm import Plan, Settings, parameters, plan
 def show(configs: Sequence[Config], settings: Settings) -> None:
     """Print what hydra/launcher=slurm would submit. Slurm isn't asked: it need not even be here."""
     settings.check()
-    fitted = settings.fitted(configs[0])
+    fitted = settings.fitted(configs)
     for study in dict.fromkeys(config.study_dir for config in configs):
         now = plan(runs([config for config in configs if config.study_dir == study]), fitted, None)
         print(now.opening())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from launch.crew import Crew
+from launch.crew import Crew, Slot, shared
 from launch.plan import Live, Run, Sweep, planned
 from launch.submissions import Load, Submission
 
@@ -58,7 +58,8 @@ class Job:
             return
         terminated: list[int] = []
         signal.signal(signal.SIGTERM, lambda got, _: terminated.append(got))
-        crew.free = devices(sweep.waiting[0].config.device, load.lanes, self.submission.gpus)
+        first = sweep.waiting[0].config
+        crew.free = devices(first.device, load.lanes, self.submission.gpus, first.gpus_per_trial)
         while sweep.live or (sweep.waiting and not crew.stopping):
             crew.fill()
             for one in crew.collect():
@@ -70,11 +71,10 @@ class Job:
             _requeue_if_preempted()
 
 
-def devices(device: str, lanes: int, gpus: int) -> list[str]:
-    """The device of each run at once: Slurm shows a task its own GPUs only, numbered from 0."""
-    if gpus > 1 and device in ("auto", "cuda"):
-        return [f"cuda:{lane % gpus}" for lane in range(lanes)]
-    return [device] * lanes
+def devices(device: str, lanes: int, gpus: int, each: int) -> list[Slot]:
+    """The devices of each run at once: Slurm shows a task its own GPUs only, numbered from 0."""
+    numbered = gpus > 1 and device in ("auto", "cuda")
+    return shared([f"cuda:{gpu}" for gpu in range(gpus)] if numbered else [device], lanes, each)
 
 
 def _ended(sweep: Sweep, crew: Crew, one: Live) -> None:

@@ -25,7 +25,7 @@ def launch(configs: Sequence[Config], workers: int | str) -> None:
     if sweep.waiting:
         crew = Crew(sweep)
         preflight([run.config for run in sweep.waiting])
-        crew.free = slots(configs[0].device, workers)
+        crew.free = slots(configs[0].device, workers, configs[0].gpus_per_trial)
         stopped = _work(sweep, crew)
     print(summary(sweep.done, sweep.failed, sweep.wanted))
     _close(sweep, stopped)

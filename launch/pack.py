@@ -9,17 +9,20 @@ from launch.cost import Estimate
 from launch.submissions import Load
 
 
-def lanes(estimate: Estimate, cores: int, gpu: bool) -> int:
-    """How many runs like this one share a task: one per core, or as many as it takes to keep a GPU busy.
+def lanes(estimate: Estimate, cores: int, gpus: int) -> int:
+    """How many runs like this one share a task: one per core, or as many as it takes to keep its GPUs busy.
 
     At small b a run waits for its kernels to start and many share a GPU; at large b one fills it. A power
-    of two, so that runs of neighbouring b come together; a run's process needs a core in either case.
+    of two, so that runs of neighbouring b come together; a run's process needs a core in either case. A
+    trial of several processes has a GPU for each.
     """
-    fitting = min(cores, math.floor(1 / max(estimate.share, 1e-3))) if gpu else cores
-    return 2 ** math.floor(math.log2(max(1, fitting))) if gpu else max(1, fitting)
+    if estimate.processes > 1 or not gpus:
+        return max(1, (gpus or cores) // estimate.processes)
+    fitting = min(cores, gpus * math.floor(1 / max(estimate.share, 1e-3)))
+    return 2 ** math.floor(math.log2(max(1, fitting)))
 
 
-def packed(found: Sequence[Estimate], pack: str | int, cores: int, gpu: bool, hours: float) -> list[Load]:
+def packed(found: Sequence[Estimate], pack: str | int, cores: int, gpus: int, hours: float) -> list[Load]:
     """Loads of places in `found` (longest first), the longest load first.
 
     pack: "auto", or the number of runs that a task carries. hours: what a load may take.
@@ -27,20 +30,20 @@ def packed(found: Sequence[Estimate], pack: str | int, cores: int, gpu: bool, ho
     if isinstance(pack, int):
         starts = range(0, len(found), pack)
         loads = [
-            _load(list(range(at, min(at + pack, len(found)))), found, _fewest(found, at, pack, cores, gpu))
+            _load(list(range(at, min(at + pack, len(found)))), found, _fewest(found, at, pack, cores, gpus))
             for at in starts
         ]
         return sorted(loads, key=lambda load: -load.hours)
     groups: dict[int, list[int]] = {}
     for place, estimate in enumerate(found):
-        groups.setdefault(lanes(estimate, cores, gpu), []).append(place)
+        groups.setdefault(lanes(estimate, cores, gpus), []).append(place)
     loads = [load for width, places in groups.items() for load in _filled(places, found, width, hours)]
     return sorted(loads, key=lambda load: -load.hours)
 
 
-def _fewest(found: Sequence[Estimate], at: int, pack: int, cores: int, gpu: bool) -> int:
+def _fewest(found: Sequence[Estimate], at: int, pack: int, cores: int, gpus: int) -> int:
     chunk = found[at : at + pack]
-    return min(len(chunk), *(lanes(one, cores, gpu) for one in chunk))
+    return min(len(chunk), *(lanes(one, cores, gpus) for one in chunk))
 
 
 def _filled(places: Sequence[int], found: Sequence[Estimate], width: int, hours: float) -> list[Load]:

@@ -63,12 +63,13 @@ class Run:
 
 @dataclass
 class Live:
-    """A run at work."""
+    """A run at work: its process, and the others that share its batches."""
 
     run: Run
-    slot: str
+    slot: tuple[str, ...]
     process: Any
     pipe: Connection
+    others: list[tuple[Any, Connection]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     step: int = 0
     value: float | None = None

@@ -75,9 +75,16 @@ class Settings:
     def pace(self) -> Pace:
         return Pace(self.step_ms / 1000, self.image_ms / 1000)
 
-    def fitted(self, config: Config) -> Settings:
-        """The GPUs of each task as this sweep's trials need them."""
-        return replace(self, gpus_per_task=0) if config.device == "cpu" else self
+    def fitted(self, configs: Sequence[Config]) -> Settings:
+        """These settings with as many GPUs to a task as a trial needs; InputError where its cores are too few."""
+        most = max(config.gpus_per_trial for config in configs)
+        if self.cpus_per_task < most:
+            raise InputError(
+                f"hydra.launcher.cpus_per_task is {self.cpus_per_task}: with gpus_per_trial={most} "
+                f"it must be at least {most}, one for each process."
+            )
+        gpus = 0 if configs[0].device == "cpu" else max(self.gpus_per_task, most if most > 1 else 0)
+        return replace(self, gpus_per_task=gpus)
 
 
 def _whole(name: str, value: object, least: int, other: str = "") -> None:
@@ -111,7 +118,7 @@ def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | Non
     sweep.waiting = [run for run in sweep.waiting if run.place not in in_queue]
     found = estimates(sweep.waiting, sweep.done, settings.pace)
     hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
-    loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task > 0, hours) if found else []
+    loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task, hours) if found else []
     return Plan(sweep, queued, found, loads)
 
 
@@ -135,7 +142,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
     settings.check()
     for study in dict.fromkeys(config.study_dir for config in configs):
         wanted = runs([_absolute(config) for config in configs if config.study_dir == study])
-        submit(wanted, settings.fitted(configs[0]))
+        submit(wanted, settings.fitted(configs))
     if settings.wait:
         from launch.watch import watch
 

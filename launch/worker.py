@@ -18,34 +18,52 @@ from typing import Any
 from cbs.config import Config
 
 
-def main(config: Config, seed: int, pipe: Connection, log: Path | None = None) -> None:
+def main(config: Config, seed: int, pipe: Connection, log: Path | None, team: dict[str, str]) -> None:
     """Run one seed of a trial and send what happens: ("report", …), then one of
     ("done", result), ("interrupted", text), ("superseded", text), ("busy", text) or ("failed", text).
 
-    log: where this process's output goes; None leaves it where the launcher's goes.
+    log: where this process's output goes; None leaves it where the launcher's goes. team: torchrun's
+    environment, where several processes share the trial; only the first of them sends anything.
     """
+    os.environ.update(team)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the launcher's to pass on
     tell = _sender(pipe, log)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_listen, args=(pipe, stop), daemon=True).start()
 
-    from cbs import trial
-    from cbs.claim import Busy, Superseded
-
+    if team.get("RANK", "0") != "0":
+        return _follow(config)
     try:
-        result = trial.run(config, seed, tell, stop.is_set)
-        pipe.send(("done", result))
-    except trial.Interrupted as interrupted:
-        pipe.send(("interrupted", str(interrupted)))
-    except Superseded as superseded:
-        pipe.send(("superseded", str(superseded)))
-    except Busy as busy:
-        pipe.send(("busy", str(busy)))
+        pipe.send(_outcome(config, seed, tell, stop.is_set))
     except Exception as error:
         if log is not None:
             traceback.print_exc()
         pipe.send(("failed", "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]))
+
+
+def _outcome(config: Config, seed: int, tell: Callable[[Any], None], stopped: Callable[[], bool]) -> tuple[str, Any]:
+    from cbs import trial
+    from cbs.claim import Busy, Superseded
+    from cbs.parallel import joined
+
+    try:
+        with joined(config) as team:
+            return "done", trial.run(config, seed, tell, stopped, team)
+    except trial.Interrupted as interrupted:
+        return "interrupted", str(interrupted)
+    except Superseded as superseded:
+        return "superseded", str(superseded)
+    except Busy as busy:
+        return "busy", str(busy)
+
+
+def _follow(config: Config) -> None:
+    from cbs import trial
+    from cbs.parallel import joined
+
+    with joined(config) as team:
+        trial.follow(config, team)
 
 
 def _listen(pipe: Connection, stop: threading.Event) -> None:

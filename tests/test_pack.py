@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from cbs.config import Config
 from cbs.outcome import Censored, Reached
 from cbs.record import Result
 from launch.cost import Estimate, Pace, estimates
+from launch.crew import shared
+from launch.job import devices
 from launch.pack import lanes, packed
 from launch.plan import Run, runs
 
@@ -26,12 +29,12 @@ def estimate(seconds: float, share: float = 0.1) -> Estimate:
     st.lists(st.tuples(st.floats(1, 1e5), st.floats(0, 1)), min_size=1, max_size=80),
     st.one_of(st.just("auto"), st.integers(1, 9)),
     st.integers(1, 16),
-    st.booleans(),
+    st.integers(0, 4),
     st.floats(0.1, 48),
 )
-def test_every_run_is_carried_once(found: list, pack: str | int, cores: int, gpu: bool, hours: float) -> None:
+def test_every_run_is_carried_once(found: list, pack: str | int, cores: int, gpus: int, hours: float) -> None:
     estimates = sorted((estimate(s, share) for s, share in found), key=lambda one: -one.seconds)
-    loads = packed(estimates, pack, cores, gpu, hours)
+    loads = packed(estimates, pack, cores, gpus, hours)
     assert sorted(place for load in loads for place in load.runs) == list(range(len(found)))
     assert all(1 <= load.lanes <= min(cores, len(load.runs)) for load in loads)
     assert [load.hours for load in loads] == sorted((load.hours for load in loads), reverse=True)
@@ -41,15 +44,28 @@ def test_every_run_is_carried_once(found: list, pack: str | int, cores: int, gpu
 
 
 def test_auto_fills_the_time_limit_and_no_more() -> None:
-    loads = packed([estimate(1800.0)] * 32, "auto", 4, False, 2.0)
+    loads = packed([estimate(1800.0)] * 32, "auto", 4, 0, 2.0)
     assert [(len(load.runs), load.lanes, load.hours) for load in loads] == [(16, 4, 2.0)] * 2
 
 
 def test_small_batches_share_a_gpu_and_large_ones_fill_it() -> None:
     assert PACE.share(2) == pytest.approx(0.0002 / 0.0042)
-    shared = [lanes(estimate(1.0, PACE.share(b)), 16, True) for b in (2, 16, 64, 256, 4096)]
+    shared = [lanes(estimate(1.0, PACE.share(b)), 16, 1) for b in (2, 16, 64, 256, 4096)]
     assert shared == [16, 2, 1, 1, 1]
-    assert lanes(estimate(1.0, 0.9), 4, False) == 4  # cores are filled by processes of one thread each
+    assert lanes(estimate(1.0, 0.9), 4, 0) == 4  # cores are filled by processes of one thread each
+    assert lanes(estimate(1.0, 0.9), 8, 4) == 4  # one on each of four GPUs
+    two = replace(estimate(1.0), processes=2)
+    assert lanes(two, 16, 4) == 2  # two GPUs each
+    assert lanes(two, 6, 0) == 3
+
+
+def test_devices_are_dealt_out_in_turn() -> None:
+    gpus = ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    assert shared(gpus, 2, 2) == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
+    assert shared(gpus, 5, 1)[3:] == [("cuda:3",), ("cuda:0",)]
+    assert devices("auto", 2, 1, 1) == [("auto",), ("auto",)]
+    assert devices("auto", 1, 4, 4) == [tuple(gpus)]
+    assert devices("cpu", 2, 0, 2) == [("cpu", "cpu")] * 2
 
 
 def test_a_pace_is_found_in_measurements() -> None:

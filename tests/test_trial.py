@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cbs import checkpoint, loop, trial
+from cbs import attempt, checkpoint, loop, trial
 from cbs.config import Config
 from cbs.errors import InputError
 from cbs.key import trial_folder
@@ -150,7 +150,7 @@ def test_a_crash_is_no_outcome_keeps_its_traceback_and_is_retried(tiny: Tiny, mo
     found = tiny("batch_size=16")
     folder = RunFolder(trial_folder(found), 0)
     with monkeypatch.context() as patched:
-        patched.setattr(trial._Attempt, "_measure", lambda *_: 1 / 0)
+        patched.setattr(attempt.Attempt, "_measure", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             trial.run(found, 0)
     assert folder.result() is None

@@ -12,6 +12,7 @@ from cbs.record import run_folders
 from tests.conftest import TINY
 from tests.slurm.conftest import SWEEP, Site
 from tests.slurm.test_faults import tasks
+from tests.test_sweep import records
 
 
 def test_an_array_runs_at_most_so_many_tasks_at_once(site: Site, undisturbed: dict[str, Any]) -> None:
@@ -82,7 +83,7 @@ def test_a_refusal_of_sbatch_is_one_sentence(site: Site) -> None:
 
 
 def test_a_task_that_can_not_start_leaves_its_words(site: Site) -> None:
-    site.submit("hydra.launcher.setup=[echo no such module; exit 7]")
+    site.submit("hydra.launcher.setup=[echo no such module,exit 7]")
     site.cluster.wait_until_empty()
     shown = site.launch("status", str(site.study))
     assert shown.returncode == 3
@@ -96,6 +97,23 @@ def test_gpus_are_asked_for(site: Site) -> None:
     site.cluster.wait(lambda: len(tasks(site.cluster)) == 2, 60, "running tasks")
     told = site.cluster.ask("scontrol", "show", "job")
     assert told.count("gres/gpu=1") >= 2 or told.count("TresPerNode=gres:gpu:1") >= 2, told
+
+
+def test_trials_of_two_processes(site: Site) -> None:
+    """In float32 two processes round otherwise than one: what they ended with is the same, their FID nearly."""
+    shorter = ("target.budget_steps=45", "gpus_per_trial=2", "hydra.launcher.cpus_per_task=4")
+    site.environment["CBS_TEST_PAUSE"] = "0"
+    site.submit(*shorter)
+    site.cluster.wait_until_empty()
+    alone = site.run(*[one for one in SWEEP if "launcher" not in one], "target.budget_steps=45", "paths.results=alone")
+    assert alone.returncode == 0, alone.stderr
+    found, expected = site.records(), records(site.folder / "alone")
+    assert found.keys() == expected.keys()
+    for key, (outcomes, rows) in expected.items():
+        assert found[key][0] == outcomes
+        assert [row[2] for row in found[key][1]] == pytest.approx([row[2] for row in rows], rel=0.01)
+    environments = [json.loads((f.path / "environment.json").read_text()) for f in run_folders(site.study)]
+    assert [one["processes"] for one in environments] == [2] * 4
 
 
 @pytest.mark.slow

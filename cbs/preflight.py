@@ -1,0 +1,39 @@
+"""What must hold on this machine before a trial starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cbs import loggers
+from cbs.config import Config
+from cbs.data.packed import Packed, prepare
+from cbs.errors import InputError
+from cbs.machine import resolve_device
+from cbs.metrics import features, weights
+from cbs.record import write_atomic
+
+
+def preflight(config: Config) -> Packed:
+    """Everything that must hold on this machine before a trial starts; makes the packed data set.
+
+    Raises InputError: no such device, missing data or weights, features that don't fit the images, a
+    batch size over |S|, a results folder that can't be written, a logger that isn't installed.
+    """
+    loggers.check_installed(config.logger)
+    resolve_device(config.device)
+    features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
+    weights.digest(config.target.features, Path(config.paths.data))
+    for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomic(path / ".writable", b"")
+            (path / ".writable").unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{name} is {str(path)!r}: it can't be written ({error.strerror}).") from error
+    packed = prepare(config.dataset, Path(config.paths.data))
+    if config.batch_size.initial > packed.count:
+        raise InputError(
+            f"batch_size is {config.batch_size.initial}: {config.dataset.name} has {packed.count} images, "
+            "and a batch takes each at most once."
+        )
+    return packed
