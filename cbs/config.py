@@ -101,7 +101,7 @@ class LoggerConfig:
 class WandbConfig(LoggerConfig):
     project: str
     entity: str | None
-    mode: str
+    mode: str | None
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,9 @@ def _check_target(target: TargetConfig) -> None:
 
 
 def _check_logger(logger: LoggerConfig) -> None:
-    if hasattr(logger, "mode"):
-        one_of("logger.mode", logger.mode, ("online", "offline"))
+    mode = getattr(logger, "mode", None)
+    if mode is not None:
+        one_of("logger.mode", mode, ("online", "offline"))
     for name in ("project", "experiment"):
         if not getattr(logger, name, name).strip():
             raise InputError(f"logger.{name} is empty: it must be a name.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -115,12 +116,13 @@ class Wandb:
         import wandb
 
         config, about = self._config, self._about
-        if config.mode == "online" and not wandb.login(prompt=False):  # wandb.init would ask, and wait
+        mode = config.mode or os.environ.get("WANDB_MODE", "online")
+        if mode == "online" and not wandb.login(prompt=False):  # wandb.init would ask, and wait
             raise RuntimeError("no W&B login: run `wandb login`, set WANDB_API_KEY or use logger.mode=offline")
         self._run = wandb.init(
             project=config.project,
             entity=config.entity,
-            mode="offline" if config.mode == "offline" else "online",
+            mode="offline" if mode == "offline" else "online",
             group=about.study.name,
             name=about.name,
             id=run,
