@@ -134,7 +134,7 @@ def test_training_again_with_a_shorter_budget_undoes_no_outcome(tiny: Tiny) -> N
 def test_a_finished_run_is_not_trained_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     found = tiny("batch_size=16")
     first = trial.run(found, 0)
-    monkeypatch.setattr(trial, "_Attempt", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(trial, "Attempt", lambda *_: pytest.fail("trained again"))
     assert trial.run(found, 0) == first
 
 
