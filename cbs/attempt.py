@@ -31,10 +31,12 @@ from cbs.tasks.gan import GAN
 
 # How often a run writes down how far it is.
 _PROGRESS_SECONDS = 5.0
+# When saving is tried again after the disk was full.
+_RETRY_SECONDS = 10.0
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is saved."""
+    """The run was asked to stop; its checkpoint is saved, if the disk had room for it."""
 
 
 @dataclass
@@ -94,6 +96,7 @@ class Attempt:
         return self._finish(outcomes, progress, known)
 
     def _again(self, goal: Goal, known: Result | None) -> Result:
+        self.claim.check()
         checkpoint.remove(self.folder.checkpoint_path)
         self.task = self._build()
         progress = Progress()
@@ -132,9 +135,14 @@ class Attempt:
 
     def _save(self, progress: Progress) -> None:
         self.claim.check()
-        self._saved_at = time.monotonic()
+        self._saved_at = time.monotonic() - 60 * self.config.checkpoint_minutes + _RETRY_SECONDS  # if this fails
         state = {"task": self.task.state(), "progress": progress.state(), "data": self.packed.digest}
-        checkpoint.save(self.folder.checkpoint_path, state)
+        try:
+            checkpoint.save(self.folder.checkpoint_path, state)
+        except FileNotFoundError:
+            self.claim.check()  # a newer attempt may have moved what this one had just written
+            raise
+        self._saved_at = time.monotonic()
 
     def _evaluated(self, progress: Progress) -> None:
         self.claim.check()

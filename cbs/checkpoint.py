@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cbs.claim import STALE_SECONDS, file_time
 from cbs.record import write_atomic
 
 _MAGIC = b"cbs-checkpoint-1"
@@ -57,7 +58,9 @@ def remove(path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what attempts that were killed while saving left half-done."""
+    """Remove what attempts that were killed while saving left half-done; a superseded one may be saving yet."""
     for pattern in (f"next-*-{path.name}", f".*{path.name}.*.tmp"):
         for rest in path.parent.glob(pattern):
-            rest.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if file_time(path.parent) - rest.stat().st_mtime > STALE_SECONDS:
+                    rest.unlink()

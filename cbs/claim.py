@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import random
 import secrets
 import socket
 import tempfile
@@ -61,17 +63,33 @@ def _job() -> dict[str, Any] | None:
     }
 
 
+def _started(pid: int) -> float:
+    """When a process began, on a clock that nobody sets. Raises psutil.NoSuchProcess."""
+    try:
+        # Field 22, counted after the name, which may hold blanks: clock ticks since boot.
+        return float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return psutil.Process(pid).create_time()
+
+
 def identity() -> dict[str, Any]:
     """This process, as others can recognise it: machine, process and its start, Slurm job."""
-    started = psutil.Process().create_time()
-    return {"machine": _machine(), "pid": os.getpid(), "started": started, "job": _job()}
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid()), "job": _job()}
+
+
+_offsets: dict[int, tuple[float, float]] = {}
 
 
 def file_time(folder: Path) -> float:
     """The time by the clock that stamps the files of this folder, which may be a server's."""
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-            return os.fstat(file.fileno()).st_mtime
+        device, now = folder.stat().st_dev, time.monotonic()
+        measured, offset = _offsets.get(device, (-math.inf, 0.0))
+        if now - measured > _TOUCH_SECONDS:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+                offset = os.fstat(file.fileno()).st_mtime - now
+            _offsets[device] = (now, offset)
+        return time.monotonic() + offset
     except OSError:
         return time.time()
 
@@ -89,9 +107,9 @@ def lives(owner: dict[str, Any], path: Path) -> bool:
     if owner["machine"] != _machine():
         return file_time(path.parent) - path.stat().st_mtime < STALE_SECONDS
     try:
-        process = psutil.Process(owner["pid"])
-        # A process id is used again; its start time tells the two apart.
-        return abs(process.create_time() - owner["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        # A process id is used again; its start tells the two apart.
+        same = abs(_started(owner["pid"]) - owner["started"]) < 1.0
+        return same and psutil.Process(owner["pid"]).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -103,7 +121,8 @@ def link_new(path: Path, content: bytes) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
+        # A server's answer may be lost, and the second try then finds the first one's link: open(2).
+        return temporary.stat().st_nlink == 2
     finally:
         temporary.unlink()
     return True
@@ -119,20 +138,55 @@ def _owner(path: Path) -> dict[str, Any] | None:
     try:
         owner: dict[str, Any] = json.loads(path.read_text())
         return owner if not owner["released"] and lives(owner, path) else None
-    except (FileNotFoundError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """The live owner of a claims folder, or None."""
-    numbers = numbered(folder)
-    return _owner(folder / f"{numbers[-1]:04d}.json") if numbers else None
+    """The live owner of a claims folder and its claim's number, or None."""
+    number = max(numbered(folder), default=0)
+    owner = _owner(folder / f"{number:04d}.json") if number else None
+    return owner and {**owner, "number": number}
 
 
-def revoke(folder: Path) -> None:
-    """Free a claim whose owner is known to be gone; should it live after all, it sees that it was superseded."""
-    last = max(numbered(folder), default=0)
-    link_new(folder / f"{last + 1:04d}.json", json.dumps({**identity(), "released": True}).encode())
+def is_here(owner: dict[str, Any]) -> bool:
+    """Whether a claim's owner is on this machine, where its process tells whether it lives."""
+    return bool(owner["machine"] == _machine())
+
+
+def revoke(folder: Path, number: int) -> None:
+    """Free the claim of this number, whose owner is known to be gone; should it live, it sees that it was superseded.
+
+    Where the run has a newer claim by now, nothing happens.
+    """
+    link_new(folder / f"{number + 1:04d}.json", json.dumps({**identity(), "released": True}).encode())
+
+
+def job_restarted(folder: Path) -> bool:
+    """Whether the newest claim is a later start's of the Slurm job that this process belongs to."""
+    number, mine = max(numbered(folder), default=0), _job()
+    try:
+        job = json.loads((folder / f"{number:04d}.json").read_text())["job"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(job and mine and job["id"] == mine["id"] and job["restarts"] > mine["restarts"])
+
+
+@contextlib.contextmanager
+def touched(path: Path) -> Iterator[None]:
+    """Say to other machines that this process lives, by a file's time, however long what it does takes."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(_TOUCH_SECONDS):
+            with contextlib.suppress(OSError):  # a file system that is away for a moment
+                os.utime(path)
+
+    threading.Thread(target=touch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @dataclass
@@ -141,7 +195,7 @@ class Claim:
 
     folder: Path
     number: int
-    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _life: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
     def path(self) -> Path:
@@ -157,16 +211,8 @@ class Claim:
         claim = cls(folder, last + 1)
         if not link_new(claim.path, claim._content(released=False)):
             raise Busy(f"{folder.parent} was just claimed by another process")
-        threading.Thread(target=claim._touch, daemon=True).start()
+        claim._life.enter_context(touched(claim.path))
         return claim
-
-    def _touch(self) -> None:
-        """Say to other machines that this process lives, however long a step or an evaluation takes."""
-        while not self._ended.wait(_TOUCH_SECONDS):
-            try:
-                os.utime(self.path)
-            except OSError:
-                pass  # a file system that is away for a moment: the owner's next write will tell
 
     def _content(self, released: bool) -> bytes:
         return json.dumps({**identity(), "released": released}).encode()
@@ -177,20 +223,22 @@ class Claim:
             raise Superseded(f"{self.folder.parent} was taken over by attempt {self.number + 1}")
 
     def release(self) -> None:
-        self._ended.set()
+        self._life.close()
         with contextlib.suppress(OSError):  # on a full disk the claim goes stale by itself
             write_atomic(self.path, self._content(released=True))
 
 
 @contextlib.contextmanager
-def alone(folder: Path, poll_seconds: float = 0.2) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold a claim on this folder, waiting for another process to finish where one holds it."""
+    wait = 0.1
     while True:
         try:
             claim = Claim.acquire(folder)
             break
         except Busy:
-            time.sleep(poll_seconds)
+            time.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(2 * wait, 5.0)
     try:
         yield
     finally:

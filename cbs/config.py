@@ -178,12 +178,17 @@ class Config:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Config:
-        """The config that `to_dict` was asked for; nothing is checked again."""
-        return _rebuilt(cls, plain)
+        """The config that `to_dict` was asked for, of this version or an earlier one; nothing is checked again."""
+        return _rebuilt(cls, {**_ADDED, **plain, "model": {**_ADDED_TO_MODEL, **plain["model"]}})
 
     @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
+
+
+# What records of before these fields existed stand for.
+_ADDED = {"max_failures": 3, "gpus_per_trial": 1, "logger": {"name": "none"}}
+_ADDED_TO_MODEL = {"batch_norm": "global"}
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 from cbs import loggers
@@ -26,10 +28,11 @@ def preflight(config: Config) -> Packed:
     for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomic(path / ".writable", b"")
-            (path / ".writable").unlink(missing_ok=True)
+            _try_writing(path)
         except OSError as error:
-            raise InputError(f"{name} is {str(path)!r}: it can't be written ({error.strerror}).") from error
+            raise InputError(
+                f"{name} is {str(path)!r}: files and hard links must be possible there ({error.strerror})."
+            ) from error
     packed = prepare(config.dataset, Path(config.paths.data))
     if config.batch_size.initial > packed.count:
         raise InputError(
@@ -37,3 +40,15 @@ def preflight(config: Config) -> Packed:
             "and a batch takes each at most once."
         )
     return packed
+
+
+def _try_writing(folder: Path) -> None:
+    """Raises OSError where a file, or a hard link to it, which claims need, can't be made."""
+    trial = folder / f".writable-{secrets.token_hex(4)}"
+    link = trial.with_suffix(".link")
+    try:
+        write_atomic(trial, b"whole")
+        os.link(trial, link)
+    finally:
+        for path in (trial, link):
+            path.unlink(missing_ok=True)

@@ -172,11 +172,15 @@ class RunFolder:
 
     def write_failure(self, text: str) -> Path:
         """Keep the traceback of an attempt under the next number."""
-        before = self._failures()
-        number = int(before[-1].stem) + 1 if before else 1
+        before = [int(p.name[:4]) for p in (self.path / "failures").glob("[0-9]*.txt")]
+        number = max(before, default=0) + 1
         path = self.path / "failures" / f"{number:04d}.txt"
         write_atomic(path, text.encode())
         return path
+
+    def failures(self) -> int:
+        """How many failures are on record, forgiven ones apart."""
+        return len(self._failures())
 
     def last_failure(self) -> str | None:
         found = self._failures()
@@ -201,4 +205,6 @@ def _last_words(text: str) -> str:
 def run_folders(study: Path) -> Iterator[RunFolder]:
     """Every run of a study that has left anything on disk."""
     for path in sorted((study / "trials").glob("*/seed-*")):
-        yield RunFolder(path.parent, int(path.name.removeprefix("seed-")))
+        seed = path.name.removeprefix("seed-")
+        if seed.isdigit():  # no copy that somebody made
+            yield RunFolder(path.parent, int(seed))

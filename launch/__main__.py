@@ -12,7 +12,7 @@ from pathlib import Path
 from cbs.cli import BAD_INPUT, FAILED, OK
 from cbs.errors import InputError
 from launch.status import Row, Status, status
-from launch.submissions import outputs
+from launch.submissions import carriers, submissions
 
 UNFINISHED = 3
 
@@ -53,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--follow", action="store_true", help="go on showing what is written (one run)")
     command("cancel", _cancel, "take a study's tasks out of the queue; running ones save their state first")
     again = command(
-        "resubmit", _resubmit, "submit what is left to Slurm once more, with the last submission's settings"
+        "resubmit", _resubmit, "submit what is left to Slurm once more, with the settings of its last submission"
     )
-    again.add_argument("--failed", action="store_true", help="only runs that were set aside, each with a clean slate")
+    again.add_argument(
+        "--failed", action="store_true", help="only what failed, set aside or not, each with a clean slate"
+    )
     return parser
 
 
@@ -133,10 +135,10 @@ def _logs(arguments: argparse.Namespace) -> int:
         if len(rows) != 1:
             raise InputError(f"--follow shows one run, and {len(rows)} match: give {_RUNS}.")
         return subprocess.run(["tail", "-n", "40", "-F", str(logs[0])]).returncode
-    tasks = outputs(arguments.study)
+    last = carriers(submissions(arguments.study))
     for row, log in zip(rows, logs, strict=True):
         print(f"== {row.run.name}: {row.state}  [{row.run.folder.path}]")
-        task = tasks.get(row.run.place)
+        task = last[row.run.id].output() if row.run.id in last else None
         if task is not None:
             print(f"   its task's own output: {task}")
             if row.state == "left" and not log.exists():
@@ -153,7 +155,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from launch.control import cancel
 
     now = status(arguments.study)
-    print(cancel(arguments.study, {row.run.place for row in _chosen(now, arguments.words)}))
+    print(cancel(arguments.study, {row.run.id for row in _chosen(now, arguments.words)}))
     return OK
 
 
@@ -166,7 +168,8 @@ def _resubmit(arguments: argparse.Namespace) -> int:
         rows = [row for row in rows if row.state == "failed"]
         for row in rows:
             row.run.folder.forgive()
-    resubmit(arguments.study, {row.run.place for row in rows})
+    rows = [row for row in rows if not row.run.set_aside()]
+    resubmit(arguments.study, {row.run.id for row in rows})
     return OK
 
 

@@ -6,40 +6,49 @@ from pathlib import Path
 
 from cbs.errors import InputError
 from launch import queue
-from launch.slurm import Settings, submit
-from launch.submissions import carried, submissions
+from launch.plan import Run
+from launch.settings import Settings
+from launch.slurm import submit
+from launch.submissions import carried, carriers, submissions
 
 
-def cancel(study: Path, chosen: set[Path]) -> str:
-    """Cancel every task whose unfinished runs are all among the chosen folders; say what was done.
+def cancel(study: Path, chosen: set[tuple[str, int]]) -> str:
+    """Cancel every task whose unfinished runs are all chosen, by their ids; say what was done.
 
     Raises InputError where a task carries others too, queue.SlurmError.
     """
-    by_task: dict[str, list[tuple[Path, str]]] = {}
-    for one in carried(submissions(study)):
-        if one.task is not None and one.run.finished() is None:
-            by_task.setdefault(one.task.id, []).append((one.run.place, one.run.name))
-    ids = []
-    for task, runs in by_task.items():
-        if any(folder in chosen for folder, _ in runs):
-            others = [name for folder, name in runs if folder not in chosen]
-            if others:
-                raise InputError(
-                    f"task {task} also carries {', '.join(others)}: name these too, or cancel the whole study."
-                )
-            ids.append(task)
+    found = submissions(study)
+    last = carriers(found)
+    by_task: dict[str, list[Run]] = {}
+    for one in carried(found):
+        run = last[one.id].run
+        if one.task is not None and run.finished() is None:
+            by_task.setdefault(one.task.id, []).append(run)
+    ids = [task for task, runs in by_task.items() if any(run.id in chosen for run in runs)]
+    for task in ids:
+        others = [run.name for run in by_task[task] if run.id not in chosen]
+        if others:
+            raise InputError(
+                f"task {task} also carries {', '.join(others)}: name these too, or cancel the whole study."
+            )
     queue.cancel(ids)
     return f"Cancelled {len(ids)} task{'' if len(ids) == 1 else 's'}{': ' + ', '.join(ids) if ids else ''}."
 
 
-def resubmit(study: Path, chosen: set[Path]) -> None:
-    """Submit the chosen runs with the settings of the last submission. Raises InputError, queue.SlurmError."""
-    seen = submissions(study)
-    if not seen:
+def resubmit(study: Path, chosen: set[tuple[str, int]]) -> None:
+    """Submit the chosen runs, each with the settings of its own last submission.
+
+    Raises InputError, queue.SlurmError.
+    """
+    found = submissions(study)
+    if not found:
         raise InputError(f"{study} was never submitted to Slurm: give the sweep's own command again.")
-    runs = {run.place: run for one in seen for run in one.runs}
-    wanted = [run for path, run in runs.items() if path in chosen]
-    if not wanted:
+    groups: dict[int, list[Run]] = {}
+    for id, carrier in carriers(found).items():
+        if id in chosen:
+            groups.setdefault(carrier.submission.number, []).append(carrier.run)
+    if not groups:
         print(f"Nothing of {study} is left to submit.")
-        return
-    submit(wanted, Settings(**seen[-1].content["settings"]))
+    for number, wanted in groups.items():
+        settings = next(one.content["settings"] for one in found if one.number == number)
+        submit(wanted, Settings.of(settings))

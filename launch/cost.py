@@ -54,8 +54,8 @@ class Pace:
 class Estimate:
     """What one run is expected to take on its own.
 
-    share: of a device, that it keeps busy. known: whether records say so, or only the settings. processes:
-    that share its batches, one per GPU.
+    steps: in all. seconds: for those that are left. share: of a device, that it keeps busy. known: whether
+    records say so, or only the settings. processes: that share its batches, one per GPU.
     """
 
     run: Run
@@ -94,6 +94,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Pace) ->
         b, kind = run.config.batch_size.initial, _kind(run.config)
         pace = paces.get(kind, default)
         wanted = statistics.median(steps.get(run.folder.key, [run.config.target.budget_steps]))
-        seconds = _START_SECONDS + wanted * pace.seconds(b)
+        left = max(0, wanted - run.folder.progress().get("step", 0))
+        seconds = _START_SECONDS + left * pace.seconds(b)
         found.append(Estimate(run, wanted, seconds, pace.share(b), kind in paces, run.config.gpus_per_trial))
     return sorted(found, key=lambda one: -one.seconds)

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -142,7 +142,7 @@ class Crew:
             for device, team in zip(slot, teams, strict=True)
         ]
         (process, pipe), *others = started
-        return Live(run, slot, process, pipe, others)
+        return Live(run, slot, process, pipe, others, failures=run.folder.failures())
 
     def _process(self, what: tuple[Config, int], log: Path | None, team: dict[str, str]) -> tuple[Any, Connection]:
         from launch import worker
@@ -168,8 +168,9 @@ class Crew:
             code = one.process.exitcode
             how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
             sweep.failed[one.run] = content or f"its process died ({how}; out of memory?)"
-            if content is None:
-                one.run.folder.write_failure(sweep.failed[one.run] + "\n")
+            if one.run.folder.failures() == one.failures:  # it had no chance to write it down
+                with suppress(OSError):  # a full disk
+                    one.run.folder.write_failure(sweep.failed[one.run] + "\n")
 
 
 def _dismiss(one: Live) -> None:

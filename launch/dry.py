@@ -10,12 +10,12 @@ from rich.table import Table
 
 from cbs.config import Config
 from launch.plan import runs
-from launch.slurm import Plan, Settings, parameters, plan
+from launch.settings import Settings
+from launch.slurm import Plan, parameters, plan
 
 
 def show(configs: Sequence[Config], settings: Settings) -> None:
     """Print what hydra/launcher=slurm would submit. Slurm isn't asked: it need not even be here."""
-    settings.check()
     fitted = settings.fitted(configs)
     for study in dict.fromkeys(config.study_dir for config in configs):
         now = plan(runs([config for config in configs if config.study_dir == study]), fitted, None)
@@ -31,7 +31,7 @@ def script(now: Plan, settings: Settings, name: str) -> str:
 
     given = {**parameters(settings), "job_name": f"cbs-{name}"}
     count = len(now.loads) if len(now.loads) > 1 else None
-    folder = f"{now.found[0].run.config.study_dir}/submissions/NNNN/%j"
+    folder = f"{now.found[0].run.config.study_dir}/submissions/NNNN"
     return _make_sbatch_string(
         command=f"python -u -m submitit.core._submit {folder}", folder=folder, map_count=count, **given
     )

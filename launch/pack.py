@@ -13,13 +13,15 @@ def lanes(estimate: Estimate, cores: int, gpus: int) -> int:
     """How many runs like this one share a task: one per core, or as many as it takes to keep its GPUs busy.
 
     At small b a run waits for its kernels to start and many share a GPU; at large b one fills it. A power
-    of two, so that runs of neighbouring b come together; a run's process needs a core in either case. A
-    trial of several processes has a GPU for each.
+    of two to each GPU, so that runs of neighbouring b come together; a process needs a core in either case,
+    and where several share a trial, each needs a GPU of its own.
     """
-    if estimate.processes > 1 or not gpus:
-        return max(1, (gpus or cores) // estimate.processes)
-    fitting = min(cores, gpus * math.floor(1 / max(estimate.share, 1e-3)))
-    return 2 ** math.floor(math.log2(max(1, fitting)))
+    if not gpus:
+        return max(1, cores // estimate.processes)
+    if estimate.processes > 1:
+        return max(1, min(gpus, cores) // estimate.processes)
+    each = max(1, min(math.floor(1 / max(estimate.share, 1e-3)), cores // gpus))
+    return max(1, min(cores, gpus * 2 ** math.floor(math.log2(each))))
 
 
 def packed(found: Sequence[Estimate], pack: str | int, cores: int, gpus: int, hours: float) -> list[Load]:
@@ -49,7 +51,8 @@ def _fewest(found: Sequence[Estimate], at: int, pack: int, cores: int, gpus: int
 def _filled(places: Sequence[int], found: Sequence[Estimate], width: int, hours: float) -> list[Load]:
     """As few loads of this many lanes as take `hours` each, every run to the one with least to do so far."""
     total = sum(found[place].seconds for place in places) / 3600
-    count = max(1, math.ceil(total / (width * hours)))
+    # Runs longer than the limit are requeued; they must not get tasks with lanes to spare for that.
+    count = max(1, min(math.ceil(total / (width * hours)), math.ceil(len(places) / width)))
     loads: list[list[int]] = [[] for _ in range(count)]
     filled = [0.0] * count
     for place in places:

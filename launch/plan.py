@@ -11,6 +11,7 @@ from typing import Any
 
 from cbs.claim import holder
 from cbs.config import Config, Request
+from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.labels import labels
 from cbs.record import Result, RunFolder
@@ -24,10 +25,6 @@ class Run:
     folder: RunFolder
     label: str = field(compare=False)
 
-    @classmethod
-    def of(cls, config: Config, seed: int, label: str) -> Run:
-        return cls(config, RunFolder(trial_folder(config), seed), label)
-
     @property
     def seed(self) -> int:
         return self.folder.seed
@@ -37,16 +34,19 @@ class Run:
         return f"b={self.config.batch_size.label} {self.label} seed {self.seed}"
 
     @property
-    def place(self) -> Path:
-        """Its folder, however it was written."""
-        return self.folder.path.resolve()
+    def id(self) -> tuple[str, int]:
+        """Which run of its study it is, wherever the study lies: trial key and seed."""
+        return self.folder.key, self.folder.seed
+
+    def settled(self, result: Result | None) -> bool:
+        """Whether a record answers what is asked."""
+        request = Request.of(self.config.target)
+        return result is not None and result.settles(request.thresholds, request.last_step)
 
     def finished(self) -> Result | None:
         """The record, where it answers what is asked."""
         result = self.folder.result()
-        request = Request.of(self.config.target)
-        settled = result is not None and result.settles(request.thresholds, request.last_step)
-        return result if settled else None
+        return result if self.settled(result) else None
 
     def set_aside(self) -> bool:
         """Whether it failed so often in the same way that it isn't tried again."""
@@ -74,6 +74,7 @@ class Live:
     step: int = 0
     value: float | None = None
     training_seconds: float = 0.0
+    failures: int = 0  # on record when it started
     ended: tuple[str, Any] | None = None
 
 
@@ -122,7 +123,14 @@ def planned(wanted: list[Run]) -> Sweep:
 
 
 def runs(configs: Sequence[Config]) -> list[Run]:
-    """Every run that these trials ask for, each once, in the order of the trials."""
+    """Every run that these trials ask for, each once, in the order of the trials.
+
+    Raises InputError where they differ in how many processes share a trial: a machine is cut up in one way at a time.
+    """
+    sizes = sorted({config.gpus_per_trial for config in configs})
+    if len(sizes) > 1:
+        several = ", ".join(map(str, sizes))
+        raise InputError(f"gpus_per_trial is {several}: it must be one number in a sweep; start a sweep for each.")
     found: dict[tuple[Path, int], Run] = {}
     for config, label in zip(configs, labels([c.to_dict() for c in configs]), strict=True):
         folder = trial_folder(config)

@@ -86,6 +86,16 @@ def alive(raw_ids: Sequence[str]) -> set[str]:
         raise
 
 
+def state(task: str) -> str:
+    """What Slurm says of one task, e.g. RUNNING. Raises SlurmError."""
+    return _ask("squeue", "-h", "-j", task, "-o", "%T").strip()
+
+
+def requeue(task: str) -> None:
+    """End a task and put it back into the queue. Raises SlurmError."""
+    _ask("scontrol", "requeue", task)
+
+
 def cancel(ids: Sequence[str]) -> None:
     """Take these tasks out of the queue, ending those that run. Raises SlurmError."""
     if ids:

@@ -14,82 +14,17 @@ from typing import Any
 from cbs import claim
 from cbs.cli import FAILED
 from cbs.config import Config
-from cbs.errors import InputError
 from launch import queue
-from launch.cost import Estimate, Pace, estimates
+from launch.cost import Estimate, estimates
 from launch.job import Job
 from launch.pack import packed
 from launch.plan import Run, Sweep, planned, preflight, runs
+from launch.settings import Settings
 from launch.submissions import Load, Submission, carried, create, submissions
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Starting Python, and what a job's last run takes longer than expected.
 _FILLED = 0.9
-
-
-@dataclass(frozen=True)
-class Settings:
-    """conf/hydra/launcher/slurm.yaml, typed."""
-
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    gpus_per_task: int
-    cpus_per_task: int
-    mem_gb: float | None
-    timeout_min: int
-    array_parallelism: int
-    pack: str | int
-    fill_min: int | None
-    signal_delay_s: int
-    max_requeues: int
-    setup: list[str]
-    sbatch: dict[str, Any]
-    step_ms: float
-    image_ms: float
-    prepare: bool
-    wait: bool
-
-    def check(self) -> None:
-        """Raise InputError at the first setting that can't be."""
-        for name in ("cpus_per_task", "timeout_min", "array_parallelism"):
-            _whole(name, getattr(self, name), 1)
-        for name in ("gpus_per_task", "max_requeues"):
-            _whole(name, getattr(self, name), 0)
-        _whole("signal_delay_s", self.signal_delay_s, 30)
-        if self.signal_delay_s >= 60 * self.timeout_min:
-            raise InputError(
-                f"hydra.launcher.signal_delay_s is {self.signal_delay_s}: it must be below the time limit, "
-                f"{60 * self.timeout_min} s (hydra.launcher.timeout_min)."
-            )
-        if self.pack != "auto":
-            _whole("pack", self.pack, 1, "auto or ")
-        if self.fill_min is not None:
-            _whole("fill_min", self.fill_min, 1, "null or ")
-        for name in ("step_ms", "image_ms"):
-            if not isinstance(getattr(self, name), int | float) or not getattr(self, name) > 0:
-                raise InputError(f"hydra.launcher.{name} is {getattr(self, name)!r}: it must be a number above 0.")
-
-    @property
-    def pace(self) -> Pace:
-        return Pace(self.step_ms / 1000, self.image_ms / 1000)
-
-    def fitted(self, configs: Sequence[Config]) -> Settings:
-        """These settings with as many GPUs to a task as a trial needs; InputError where its cores are too few."""
-        most = max(config.gpus_per_trial for config in configs)
-        if self.cpus_per_task < most:
-            raise InputError(
-                f"hydra.launcher.cpus_per_task is {self.cpus_per_task}: with gpus_per_trial={most} "
-                f"it must be at least {most}, one for each process."
-            )
-        gpus = 0 if configs[0].device == "cpu" else max(self.gpus_per_task, most if most > 1 else 0)
-        return replace(self, gpus_per_task=gpus)
-
-
-def _whole(name: str, value: object, least: int, other: str = "") -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"hydra.launcher.{name} is {value!r}: it must be {other}a whole number, {least} or more.")
 
 
 @dataclass
@@ -110,12 +45,12 @@ class Plan:
 def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | None) -> Plan:
     """Sort the runs, and pack what is left. seen: the study's submissions; None asks no Slurm (a dry run)."""
     # The queue first: a run whose task ends in between has its record by the time that is looked at.
-    in_queue = {one.run.place for one in carried(seen)} if seen is not None else set()
+    in_queue = {one.id for one in carried(seen)} if seen is not None else set()
     sweep = planned(wanted)
     if seen is not None and _freed_the_dead(sweep):
         sweep = planned(wanted)
-    queued = [run for run in sweep.waiting if run.place in in_queue]
-    sweep.waiting = [run for run in sweep.waiting if run.place not in in_queue]
+    queued = [run for run in sweep.waiting if run.id in in_queue]
+    sweep.waiting = [run for run in sweep.waiting if run.id not in in_queue]
     found = estimates(sweep.waiting, sweep.done, settings.pace)
     hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
     loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task, hours) if found else []
@@ -125,30 +60,33 @@ def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | Non
 def _freed_the_dead(sweep: Sweep) -> int:
     """Free the runs whose claim is held by a job that this cluster no longer has; how many there were."""
     held = {run: claim.holder(run.folder.claims_path) for run in sweep.busy}
-    jobs = {run: owner["job"] for run, owner in held.items() if owner and owner.get("job")}
+    # On this machine the owner's process itself was seen; elsewhere its job must do.
+    jobs = {run: owner for run, owner in held.items() if owner and owner.get("job") and not claim.is_here(owner)}
     if not jobs:
         return 0
     name, _ = queue.cluster()
-    ours = {run: job["id"] for run, job in jobs.items() if job["cluster"] in (name, "")}
-    alive = queue.alive(list(ours.values()))
-    dead = [run for run, job in ours.items() if job not in alive]
-    for run in dead:
-        claim.revoke(run.folder.claims_path)
+    ours = {run: owner for run, owner in jobs.items() if owner["job"]["cluster"] in (name, "")}
+    alive = queue.alive([owner["job"]["id"] for owner in ours.values()])
+    dead = {run: owner for run, owner in ours.items() if owner["job"]["id"] not in alive}
+    for run, owner in dead.items():
+        claim.revoke(run.folder.claims_path, owner["number"])
     return len(dead)
 
 
 def launch(configs: Sequence[Config], settings: Settings) -> None:
     """Submit what is neither finished nor queued nor at work. Raises InputError, queue.SlurmError."""
-    settings.check()
+    unsettled = 0
     for study in dict.fromkeys(config.study_dir for config in configs):
         wanted = runs([_absolute(config) for config in configs if config.study_dir == study])
         submit(wanted, settings.fitted(configs))
-    if settings.wait:
-        from launch.watch import watch
+        if settings.wait:
+            from launch.watch import watch
 
-        ended = [watch(study) for study in dict.fromkeys(config.study_dir for config in configs)]
-        if any(one.counts["failed"] or one.counts["left"] for one in ended):
-            raise SystemExit(FAILED)
+            watch(study)
+            unsettled += sum(run.finished() is None for run in wanted)
+    if settings.wait and unsettled:
+        print(f"{unsettled} runs have no result: python -m launch status says why.", file=sys.stderr)
+        raise SystemExit(FAILED)
 
 
 def _absolute(config: Config) -> Config:
@@ -180,7 +118,8 @@ def submit(wanted: list[Run], settings: Settings) -> None:
         if submission is not None:
             break
     print(now.opening(), file=sys.stderr)
-    _hand_over(submission, settings)
+    with claim.touched(submission.path):
+        _hand_over(submission, settings)
 
 
 def _hand_over(submission: Submission, settings: Settings) -> None:
@@ -196,9 +135,7 @@ def _hand_over(submission: Submission, settings: Settings) -> None:
         raise queue.SlurmError(f"sbatch refused: {_refusal(error)}") from error
     submission.close(jobs)
     tasks = f"{len(jobs)} tasks" if len(jobs) > 1 else "1 task"
-    print(
-        f"Submitted {len(submission.runs)} runs in {tasks} of Slurm job {jobs[0].partition('_')[0]}.", file=sys.stderr
-    )
+    print(f"Submitted {len(submission.ids)} runs in {tasks} of Slurm job {jobs[0].partition('_')[0]}.", file=sys.stderr)
     print(f"How far it is: python -m launch status {submission.study}", file=sys.stderr)
 
 
@@ -210,7 +147,7 @@ def _refusal(error: Exception) -> str:
 def _submit_array(submission: Submission, name: str, part: range, settings: Settings) -> list[str]:
     import submitit
 
-    executor = submitit.SlurmExecutor(folder=submission.folder / "%j", max_num_timeout=settings.max_requeues)
+    executor = submitit.SlurmExecutor(folder=submission.folder, max_num_timeout=settings.max_requeues)
     executor.update_parameters(job_name=name, **parameters(settings))
     with _outside_of_jobs(), executor.batch():
         jobs = [executor.submit(Job(str(submission.study.absolute()), submission.number, place)) for place in part]

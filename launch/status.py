@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from cbs.claim import holder
 from cbs.config import Config
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Reached
-from cbs.record import SCHEMA, Result, RunFolder, run_folders
+from cbs.record import SCHEMA, RecordError, Result, run_folders
 from launch.cost import Estimate, Pace, estimates
 from launch.plan import Run
 from launch.queue import SlurmError
-from launch.submissions import Carried, Submission, carried, submissions
+from launch.submissions import Carried, Carrier, Submission, carried, carriers, submissions
 
 STATES = ("queued", "running", "finished", "censored", "diverged", "failed", "left")
 
@@ -26,9 +28,9 @@ STATES = ("queued", "running", "finished", "censored", "diverged", "failed", "le
 class Row:
     """One run: its state, and what is known of it.
 
-    state: one of STATES; "failed": set aside after failing alike; "left": neither settled, nor at work, nor in the
-    queue. rate: steps a second. left_seconds: until its expected end. device_seconds: spent so far, of a GPU
-    where it shares one with others its part of it.
+    state: one of STATES; "failed": the last attempt failed (the note says if it was set aside); "left": neither
+    settled, nor at work, nor in the queue. rate: steps a second. left_seconds: until its expected end. seconds:
+    spent so far. share: of a GPU (or of the cores it has to itself), that it takes meanwhile.
     """
 
     run: Run
@@ -38,12 +40,17 @@ class Row:
     value: float | None = None
     rate: float | None = None
     left_seconds: float | None = None
-    device_seconds: float = 0.0
+    seconds: float = 0.0
+    share: float = 1.0
     note: str = ""
 
     @property
     def threshold(self) -> float:
         return min(self.run.config.target.thresholds)
+
+    @property
+    def device_seconds(self) -> float:
+        return self.seconds * self.share
 
 
 @dataclass
@@ -65,7 +72,7 @@ class Status:
 
     @property
     def left_hours(self) -> float:
-        return sum(row.left_seconds or 0.0 for row in self.rows) / 3600
+        return sum((row.left_seconds or 0.0) * row.share for row in self.rows if row.state != "failed") / 3600
 
     @property
     def active(self) -> int:
@@ -73,52 +80,60 @@ class Status:
 
 
 def status(study: Path) -> Status:
-    """Look at a study. Raises InputError where there is none."""
-    if not study.is_dir():
-        raise InputError(f"{study} is no study: give a folder such as results/quickstart.")
+    """Look at a study. Raises InputError where there is none, RecordError where a record can't be read."""
     found = submissions(study)
+    last = carriers(found)
     in_queue, why = _in_queue(found)
-    wanted = _wanted(study, found)
-    shares = _shares(found)
-    done = {run: result for run in wanted if (result := run.folder.result()) is not None}
-    finished = {run: one for run, one in done.items() if run.finished() is not None}
-    open_runs = [run for run in wanted if run not in finished]
-    expected = {one.run: one for one in estimates(open_runs, done, _pace(found))}
+    wanted = _wanted(study, last)
+    if not wanted:
+        raise InputError(f"{study} is no study with trials: give a folder such as results/quickstart.")
+    results = {run: result for run in wanted if (result := run.folder.result()) is not None}
+    settled = {run for run in wanted if run.settled(results.get(run))}
+    expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _pace(found))}
     rows = []
     for run in wanted:
-        share = shares.get(run, 1.0)
-        if run in finished:
-            rows.append(_settled(run, finished[run], share))
+        share = last[run.id].share if run.id in last else float(run.config.gpus_per_trial)
+        if run in settled:
+            rows.append(_settled(run, results[run], share))
         else:
-            rows.append(_open(run, in_queue.get(run), expected[run], share))
-    return Status(study, rows, why, any(one.gpus for one in found))
+            rows.append(_open(run, in_queue.get(run.id), expected[run], share))
+    return Status(study, rows, why, any(one.gpus for one in found) or _trained_on_gpus(wanted))
 
 
-def _in_queue(found: Sequence[Submission]) -> tuple[dict[Run, Carried], str | None]:
+def _in_queue(found: Sequence[Submission]) -> tuple[dict[tuple[str, int], Carried], str | None]:
     try:
-        return {one.run: one for one in carried(found)}, None
+        return {one.id: one for one in carried(found)}, None
     except SlurmError as error:
         return {}, str(error)
 
 
-def _wanted(study: Path, found: Sequence[Submission]) -> list[Run]:
-    """Every run that was submitted, as it was last asked for, and every other that has a folder here."""
-    runs: dict[Path, Run] = {}
-    for submission in found:
-        runs.update({run.place: run for run in submission.runs})
+def _wanted(study: Path, last: Mapping[tuple[str, int], Carrier]) -> list[Run]:
+    """Every run that was submitted, as it was last asked for, and every other that has begun here."""
+    runs = [carrier.run for carrier in last.values()]
+    configs: dict[Path, Config] = {}
     for folder in run_folders(study):
-        if folder.path.resolve() not in runs:
-            runs[folder.path.resolve()] = _from_record(folder)
-    return sorted(runs.values(), key=lambda run: (run.label, run.config.batch_size.initial, run.seed))
+        path = folder.trial / "trial.yaml"
+        if (folder.key, folder.seed) in last or not path.exists():  # no trial.yaml: its first process still starts
+            continue
+        config = configs[path] if path in configs else configs.setdefault(path, _from_record(path))
+        runs.append(Run(config, folder, config.optimizer.name))
+    return sorted(runs, key=lambda run: (run.label, run.config.batch_size.initial, run.seed))
 
 
-def _from_record(folder: RunFolder) -> Run:
-    raw: dict[str, Any] = yaml.load(
-        (folder.trial / "trial.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )
-    assert raw["schema"] == SCHEMA
-    config = Config.from_dict(raw["config"])
-    return Run(config, folder, config.optimizer.name)
+def _from_record(path: Path) -> Config:
+    raw: dict[str, Any] = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if raw["schema"] != SCHEMA:
+        raise RecordError(f"{path} has schema {raw['schema']!r}: this version of cbs reads schema {SCHEMA} only.")
+    return Config.from_dict(raw["config"])
+
+
+def _trained_on_gpus(runs: Sequence[Run]) -> bool:
+    """By what the first run that says it says."""
+    for run in runs:
+        with suppress(OSError, ValueError):
+            environment = json.loads((run.folder.path / "environment.json").read_text())
+            return str(environment.get("device")).startswith("cuda")
+    return False
 
 
 def _pace(found: Sequence[Submission]) -> Pace:
@@ -127,27 +142,16 @@ def _pace(found: Sequence[Submission]) -> Pace:
     return Pace(settings["step_ms"] / 1000, settings["image_ms"] / 1000)
 
 
-def _shares(found: Sequence[Submission]) -> dict[Run, float]:
-    """Which part of its task's GPUs each run had last."""
-    return {
-        submission.runs[place]: (submission.gpus or 1) / load.lanes
-        for submission in found
-        for load in submission.loads
-        for place in load.runs
-    }
-
-
 def _settled(run: Run, result: Result, share: float) -> Row:
     outcome = result.outcomes[min(run.config.target.thresholds)]
     kinds = {Reached: "finished", Censored: "censored", Diverged: "diverged"}
     step = outcome.first_below if isinstance(outcome, Reached) else outcome.step
     value = next((e.value for e in reversed(run.folder.trajectory()) if e.step <= step), None)
-    spent = sum(result.seconds.values()) * share
-    return Row(run, kinds[type(outcome)], step=step, value=value, device_seconds=spent)
+    return Row(run, kinds[type(outcome)], step=step, value=value, share=share, seconds=sum(result.seconds.values()))
 
 
 def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) -> Row:
-    """A run that isn't finished."""
+    """A run that isn't settled."""
     progress = run.folder.progress()
     spent = sum(progress.get("seconds", {}).values())
     rate = progress["step"] / spent if spent else None
@@ -160,16 +164,17 @@ def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) ->
         "step": step,
         "value": last.value if last else None,
         "left_seconds": max(0.0, steps - step) / rate if rate else expected.seconds,
-        "device_seconds": spent * share,
+        "seconds": spent,
+        "share": share,
     }
     owner = holder(run.folder.claims_path)
     if owner is not None:
         where = (owner.get("job") or {}).get("node") or owner["machine"].partition("/")[0]
         return Row(run, "running", where, rate=rate, **facts)
     if run.set_aside():
-        return Row(run, "failed", note=run.why(), **facts)
+        return Row(run, "failed", note=f"set aside: {run.why()}", **facts)
     if queued is not None:
         task = queued.task
         note = "" if task is None or task.running else task.reason
         return Row(run, "queued", task.id if task else "being submitted", note=note, **facts)
-    return Row(run, "left", note=run.why(), **facts)
+    return Row(run, "failed" if run.folder.failures() else "left", note=run.why(), **facts)

@@ -11,14 +11,14 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cbs.claim import identity, link_new, lives, numbered
 from cbs.config import Config
-from cbs.record import SCHEMA, read_json, write_json
+from cbs.record import SCHEMA, RunFolder, read_json, write_json
 from launch import queue
 from launch.plan import Run
 
@@ -56,10 +56,19 @@ class Submission:
         return read_json(self.path)
 
     @cached_property
-    def runs(self) -> list[Run]:
-        """Every run that it carries."""
-        configs = [Config.from_dict(one) for one in self.content["trials"]]
-        return [Run.of(configs[row["trial"]], row["seed"], row["label"]) for row in self.content["runs"]]
+    def ids(self) -> list[tuple[str, int]]:
+        """Which runs it carries, by trial key and seed, in the order of its places."""
+        keys = [trial["key"] for trial in self.content["trials"]]
+        return [(keys[row["trial"]], row["seed"]) for row in self.content["runs"]]
+
+    def run(self, place: int) -> Run:
+        """One of its runs, in the study's folder as it lies now: it may have moved since."""
+        row = self.content["runs"][place]
+        trial = self.content["trials"][row["trial"]]
+        config = Config.from_dict(trial["config"])
+        here = replace(config.paths, results=str(self.study.absolute().parent))
+        folder = RunFolder(self.study.absolute() / "trials" / trial["key"], row["seed"])
+        return Run(replace(config, name=self.study.name, paths=here), folder, row["label"])
 
     @cached_property
     def loads(self) -> list[Load]:
@@ -79,16 +88,11 @@ class Submission:
         """Which of its loads a task carries."""
         return self.arrays.index(task.name) * int(self.content["array_size"]) + task.index
 
+    @cached_property
     def job_ids(self) -> list[str]:
         """The Slurm job of each load, as its log files are named; empty where submitting did not get so far."""
         path = self.folder / "jobs.json"
         return list(read_json(path)["jobs"]) if path.exists() else []
-
-    def output(self, place: int) -> Path | None:
-        """What a load's task wrote, where it was started."""
-        ids = self.job_ids()
-        found = sorted(self.folder.glob(f"*/{ids[place]}_0_log.out")) if place < len(ids) else []
-        return found[0] if found else None
 
     def close(self, jobs: list[str], error: str | None = None) -> None:
         """Note what became of it: from now on the queue alone says which of its tasks are alive."""
@@ -99,14 +103,16 @@ class Submission:
         return not (self.folder / "jobs.json").exists() and lives(self.content["submitter"], self.path)
 
 
-def create(study: Path, number: int, runs: Sequence[Run], loads: Sequence[Load], array_size: int, settings: Any) -> Any:
+def create(
+    study: Path, number: int, runs: Sequence[Run], loads: Sequence[Load], array_size: int, settings: dict[str, Any]
+) -> Submission | None:
     """A new manifest, or None where another submitter took this number."""
     trials: dict[str, int] = {}
     configs: list[dict[str, Any]] = []
     for run in runs:
         if run.folder.key not in trials:
             trials[run.folder.key] = len(configs)
-            configs.append(run.config.to_dict())
+            configs.append({"key": run.folder.key, "config": run.config.to_dict()})
     content = {
         "schema": SCHEMA,
         "name": f"cbs-{study.name}-{number:04d}-{secrets.token_hex(3)}",
@@ -130,9 +136,9 @@ def submissions(study: Path) -> list[Submission]:
 
 @dataclass(frozen=True)
 class Carried:
-    """A run that a task in the queue carries."""
+    """A run that is being submitted, or that a task in the queue carries."""
 
-    run: Run
+    id: tuple[str, int]
     submission: Submission
     task: queue.Task | None
 
@@ -144,19 +150,42 @@ def carried(found: Sequence[Submission]) -> Iterator[Carried]:
     tasks = queue.tasks(name for submission in found for name in submission.arrays)
     for submission in found:
         if submission.number in unfinished:
-            yield from (Carried(run, submission, None) for run in submission.runs)
+            yield from (Carried(id, submission, None) for id in submission.ids)
         for task in (task for name in submission.arrays for task in tasks[name]):
             if submission.number not in unfinished:
                 places = submission.loads[submission.place(task)].runs
-                yield from (Carried(submission.runs[place], submission, task) for place in places)
+                yield from (Carried(submission.ids[place], submission, task) for place in places)
 
 
-def outputs(study: Path) -> dict[Path, Path]:
-    """Where the task that carried each run last wrote to, by the run's folder."""
-    found = {}
-    for submission in submissions(study):
-        for place, load in enumerate(submission.loads):
-            output = submission.output(place)
-            if output is not None:
-                found.update({submission.runs[run].place: output for run in load.runs})
-    return found
+@dataclass(frozen=True)
+class Carrier:
+    """The last submission that carries a run, and where: its place and its load."""
+
+    submission: Submission
+    place: int
+    load: int
+
+    @property
+    def run(self) -> Run:
+        return self.submission.run(self.place)
+
+    @property
+    def share(self) -> float:
+        """Which part of the task's GPUs the run has; 1 where it trains on cores of its own."""
+        return (self.submission.gpus / self.submission.loads[self.load].lanes) if self.submission.gpus else 1.0
+
+    def output(self) -> Path | None:
+        """What the task wrote, where it was started."""
+        jobs = self.submission.job_ids
+        path = self.submission.folder / f"{jobs[self.load]}_0_log.out" if self.load < len(jobs) else None
+        return path if path is not None and path.exists() else None
+
+
+def carriers(found: Sequence[Submission]) -> dict[tuple[str, int], Carrier]:
+    """Each run's last submission."""
+    return {
+        submission.ids[place]: Carrier(submission, place, number)
+        for submission in found
+        for number, load in enumerate(submission.loads)
+        for place in load.runs
+    }

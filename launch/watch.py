@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -19,23 +20,31 @@ _PLAIN_SECONDS = 60.0
 def watch(study: Path) -> Status:
     """Show it; return how it ended. In a pipe: two lines a minute."""
     console = Console(stderr=True)
-    now = status(study)
     if not console.is_terminal:
-        return _in_lines(now)
+        return _until_nothing_is_active(study, _Lines().show)
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        while now.active:
-            live.update(board(now, console.height), refresh=True)
-            time.sleep(_EVERY_SECONDS)
-            now = status(study)
-    return now
+        return _until_nothing_is_active(study, lambda now: live.update(board(now, console.height), refresh=True))
 
 
-def _in_lines(now: Status) -> Status:
-    spoken = -_PLAIN_SECONDS
-    while now.active:
-        if time.monotonic() - spoken >= _PLAIN_SECONDS:
-            spoken = time.monotonic()
+class _Lines:
+    """The totals, now and then."""
+
+    def __init__(self) -> None:
+        self._spoken = float("-inf")
+
+    def show(self, now: Status) -> None:
+        if time.monotonic() - self._spoken >= _PLAIN_SECONDS:
+            self._spoken = time.monotonic()
             print("\n".join(totals(now)), file=sys.stderr, flush=True)
+
+
+def _until_nothing_is_active(study: Path, show: Callable[[Status], None]) -> Status:
+    """Show the status every few seconds. A Slurm that answered once is waited for when it doesn't."""
+    answered = False
+    while True:
+        now = status(study)
+        answered = answered or now.slurm is None
+        show(now)
+        if not now.active and (now.slurm is None or not answered):
+            return now
         time.sleep(_EVERY_SECONDS)
-        now = status(now.study)
-    return now

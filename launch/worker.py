@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(config: Config, seed: int, pipe: Connection, log: Path | None, team: di
         pipe.send(_outcome(config, seed, tell, stop.is_set))
     except Exception as error:
         if log is not None:
-            traceback.print_exc()
+            _note(traceback.format_exc())
         pipe.send(("failed", "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]))
 
 
@@ -69,9 +70,9 @@ def _follow(config: Config) -> None:
 def _listen(pipe: Connection, stop: threading.Event) -> None:
     """Stop when told to; die at once, as if killed, when the launcher is gone."""
     try:
-        pipe.recv()
-        stop.set()
-        pipe.recv()
+        while True:
+            pipe.recv()
+            stop.set()
     except (EOFError, OSError):
         os._exit(1)
 
@@ -80,16 +81,22 @@ def _sender(pipe: Connection, log: Path | None) -> Callable[[Any], None]:
     """What a run tells its progress to: the pipe, and its log where it has one."""
     if log is not None:
         _redirect(log)
-        print(f"{time.strftime('%F %T')} {socket.gethostname()} process {os.getpid()}", flush=True)
+        _note(f"{time.strftime('%F %T')} {socket.gethostname()} process {os.getpid()}")
     logged: list[float | None] = [None]
 
     def tell(now: Any) -> None:
         pipe.send(("report", asdict(now)))
         if log is not None and now.value != logged[0]:
             logged[0] = now.value
-            print(f"{time.strftime('%F %T')} step {now.step:,}, FID {now.value:.2f}", flush=True)
+            _note(f"{time.strftime('%F %T')} step {now.step:,}, FID {now.value:.2f}")
 
     return tell
+
+
+def _note(text: str) -> None:
+    """Write to the log; a full disk must not end the run."""
+    with suppress(OSError):
+        print(text.rstrip(), flush=True)
 
 
 def _redirect(log: Path) -> None:

@@ -46,11 +46,35 @@ def test_a_later_start_of_a_job_supersedes_the_earlier(tmp_path: Path, monkeypat
 
 def test_a_revoked_claim_is_free_and_its_owner_sees_it(tmp_path: Path) -> None:
     owner = Claim.acquire(tmp_path)
-    claim.revoke(tmp_path)
+    claim.revoke(tmp_path, owner.number)
     assert holder(tmp_path) is None
     with pytest.raises(Superseded):
         owner.check()
-    Claim.acquire(tmp_path).check()
+    newer = Claim.acquire(tmp_path)
+    claim.revoke(tmp_path, owner.number)  # by somebody who judged the first, and was slow
+    newer.check()
+
+
+def test_a_link_whose_answer_was_lost_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # as a client does that never heard of its success
+
+    monkeypatch.setattr(os, "link", twice)
+    assert claim.link_new(tmp_path / "0001.json", b"mine")
+    assert not claim.link_new(tmp_path / "0001.json", b"another's")
+
+
+def test_a_job_knows_its_later_start_from_other_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_of_a_job(monkeypatch, "12", 1)
+    Claim.acquire(tmp_path)
+    assert not claim.job_restarted(tmp_path)
+    start_of_a_job(monkeypatch, "12", 0)
+    assert claim.job_restarted(tmp_path)
+    start_of_a_job(monkeypatch, "13", 0)
+    assert not claim.job_restarted(tmp_path)
 
 
 def test_another_machines_claim_is_judged_by_the_clock_that_stamped_it(
@@ -79,10 +103,13 @@ def test_failures_alike_are_counted_from_the_last(tmp_path: Path) -> None:
     for text in ("Traceback\nOSError: away\n", "…\nRuntimeError: at step 12\n", "…\nRuntimeError: at step 345\n"):
         folder.write_failure(text)
     assert folder.failed_alike() == 2
-    folder.forgive()
-    assert folder.failed_alike() == 0
-    assert folder.last_failure() is None
-    assert len(list((folder.path / "failures").iterdir())) == 3  # nothing recorded is lost
+    for again in (3, 6):
+        folder.forgive()
+        assert folder.failed_alike() == 0
+        assert folder.last_failure() is None
+        assert len(list((folder.path / "failures").iterdir())) == again  # nothing recorded is lost
+        for _ in range(3):
+            folder.write_failure("RuntimeError: again\n")
 
 
 def full(*_: Any) -> None:
@@ -127,5 +154,12 @@ def test_what_killed_attempts_left_half_written_is_removed(tmp_path: Path) -> No
     checkpoint.save(path, {"x": 1})
     for litter in ("next-abcd-checkpoint.pt", ".checkpoint.pt.123-abcd.tmp", ".next-ab-checkpoint.pt.1-a.tmp"):
         (tmp_path / litter).write_bytes(b"half")
+    assert checkpoint.load(path) == {"x": 1}
+    assert len(list(tmp_path.iterdir())) == 4  # a superseded attempt may be at it yet
+    for litter in tmp_path.glob("*checkpoint.pt*"):
+        old = litter.stat().st_mtime - claim.STALE_SECONDS - 5
+        os.utime(litter, (old, old))
+    for litter in tmp_path.glob(".*"):
+        os.utime(litter, (old, old))
     assert checkpoint.load(path) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -57,6 +57,13 @@ def test_small_batches_share_a_gpu_and_large_ones_fill_it() -> None:
     two = replace(estimate(1.0), processes=2)
     assert lanes(two, 16, 4) == 2  # two GPUs each
     assert lanes(two, 6, 0) == 3
+    assert lanes(two, 2, 8) == 1  # a core for each process
+    assert [lanes(estimate(1.0, 1.0), 16, gpus) for gpus in (1, 3, 6)] == [1, 3, 6]  # none stands idle
+
+
+def test_runs_longer_than_the_limit_share_tasks_too() -> None:
+    loads = packed([estimate(24 * 3600.0, 0.2)] * 16, "auto", 8, 1, 4.0)
+    assert [(len(load.runs), load.lanes) for load in loads] == [(4, 4)] * 4
 
 
 def test_devices_are_dealt_out_in_turn() -> None:

@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cbs.claim import STALE_SECONDS
 from cbs.config import Config
+from cbs.key import trial_folder
+from cbs.record import RunFolder
 from launch import queue
 from launch.plan import runs
+from launch.status import status
 from launch.submissions import Load, Submission, carried, create, submissions
 from tests.conftest import ROOT, TINY, command
 
 SETTINGS = {"gpus_per_task": 0}
+SUBMITTED = {**SETTINGS, "step_ms": 4.0, "image_ms": 0.05}
 
 
 def make(study: Path, configs: list[Config], number: int = 1, array_size: int = 1000) -> Submission | None:
@@ -34,9 +41,12 @@ def test_a_manifest_reads_back_as_it_was_made(tiny: Callable[..., Config], tmp_p
     made = make(tmp_path, configs)
     assert made is not None
     (read,) = submissions(tmp_path)
-    assert [(run.folder, run.label, run.config) for run in read.runs] == [
-        (run.folder, run.label, run.config) for run in runs(configs)
-    ]
+    for place, run in enumerate(runs(configs)):
+        found = read.run(place)
+        assert (found.id, found.label) == (run.id, run.label) == (read.ids[place], run.label)
+        assert replace(found.config, paths=run.config.paths, name=run.config.name) == run.config
+        assert found.folder.trial == tmp_path / "trials" / run.folder.key  # where the study lies now
+        assert trial_folder(found.config) == found.folder.trial
     assert [load.runs for load in read.loads] == [[place] for place in range(8)]
     assert make(tmp_path, configs) is None  # the number is taken
 
@@ -88,7 +98,7 @@ def test_a_dead_submitter_whose_job_is_in_the_queue_holds_its_runs(
     pending = queue.Task("9_1", "11", made.arrays[0], "PENDING", "", "Priority")
     monkeypatch.setattr(queue, "tasks", lambda names: {name: [pending] for name in names})
     (one,) = carried(submissions(tmp_path))
-    assert (one.run.seed, one.task) == (1, pending)
+    assert (one.id[1], one.task) == (1, pending)
 
 
 def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path: Path) -> None:
@@ -114,6 +124,15 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path: Path) -> None:
         ("hydra.launcher.pack=some", "hydra.launcher.pack is 'some': it must be auto or a whole number, 1 or more."),
         ("hydra.launcher.signal_delay_s=20000", "must be below the time limit, 14400 s"),
         ("hydra.launcher.partitoin=gpu", "hydra.launcher.partitoin is no setting: did you mean partition"),
+        ("hydra.launcher.setup=module", "hydra.launcher.setup is 'module': it must be a list of shell lines"),
+        ("hydra.launcher.mem_gb=lots", "hydra.launcher.mem_gb is 'lots': it must be a number above 0."),
+        (
+            "+hydra.launcher.sbatch.job_name=mine",
+            "hydra.launcher.sbatch has 'job_name': that option is the launcher's own",
+        ),
+        ("+hydra.launcher.exclude=node7", "hydra.launcher.exclude is no setting"),
+        ("gpus_per_trial=1,2", "gpus_per_trial is 1, 2: it must be one number in a sweep"),
+        ("gpus_per_trial=8", "hydra.launcher.cpus_per_task is 4: with gpus_per_trial=8 it must be at least 8"),
         ("hydra.launcher.step_ms=0", "hydra.launcher.step_ms is 0: it must be a number above 0."),
     ],
 )
@@ -122,6 +141,41 @@ def test_bad_settings_are_one_sentence(setting: str, words: str, tmp_path: Path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_study_is_read_wherever_it_lies_and_whatever_lies_in_it(swept: Path, tmp_path: Path) -> None:
+    study = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(swept / "results" / "sweep", study)
+    (trial, *_) = sorted((study / "trials").iterdir())
+    (study / "trials" / "0123456789ab" / "seed-0" / "claims").mkdir(parents=True)  # a run that has just begun
+    shutil.copytree(trial / "seed-0", trial / "seed-0.bak")
+    raw = yaml.safe_load((trial / "trial.yaml").read_text())
+    for name in ("max_failures", "gpus_per_trial", "logger"):  # as records were before there were these
+        del raw["config"][name]
+    del raw["config"]["model"]["batch_norm"]
+    (trial / "trial.yaml").write_text(yaml.safe_dump(raw))
+    shown = command("status", str(study), cwd=tmp_path, module="launch")
+    assert shown.returncode == 0, shown.stderr
+    assert "12 runs" in shown.stdout
+    (trial / "trial.yaml").write_text(yaml.safe_dump({**raw, "schema": 99}))
+    refused = command("status", str(study), cwd=tmp_path, module="launch")
+    assert refused.returncode == 2
+    assert "has schema 99" in refused.stderr
+
+
+def test_a_moved_study_is_not_shown_twice(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny("seeds=2", "device=cpu")
+    made = create(config.study_dir, 1, runs([config]), [Load([0, 1], 1, 0.1)], 1000, SUBMITTED)
+    assert made is not None
+    for run in runs([config]):
+        RunFolder(run.folder.trial, run.seed).write_failure("…\nRuntimeError: no\n")
+    shutil.copytree(config.study_dir, tmp_path / "copy")
+    now = status(tmp_path / "copy")
+    assert [(row.run.seed, row.state, row.note) for row in now.rows] == [
+        (0, "failed", "RuntimeError: no"),
+        (1, "failed", "RuntimeError: no"),
+    ]
+    assert all(tmp_path / "copy" in row.run.folder.path.parents for row in now.rows)
 
 
 def test_where_there_is_no_slurm_it_says_so(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def _pack(dataset: DatasetConfig, data: Path, folder: Path) -> Packed:
     source = open_source(dataset, data)
     shape = (dataset.channels, dataset.image_size, dataset.image_size)
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
+    for rest in folder.parent.glob(f".{folder.name}.*"):  # nobody else is at it now: it was killed there
+        shutil.rmtree(rest, ignore_errors=True)
     building.mkdir()
     try:
         array_path = building / "images.npy"

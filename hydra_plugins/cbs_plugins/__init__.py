@@ -106,15 +106,15 @@ class SlurmLauncher(_Composing):
         }
 
     def start(self, configs: Sequence[Config]) -> None:
-        from launch import slurm
+        from launch import settings, slurm
 
-        slurm.launch(configs, slurm.Settings(**self._settings))
+        slurm.launch(configs, settings.Settings.of(self._settings))
 
 
 class DryLauncher(SlurmLauncher):
     """What the Slurm launcher would do: see launch.dry."""
 
     def start(self, configs: Sequence[Config]) -> None:
-        from launch import dry, slurm
+        from launch import dry, settings
 
-        dry.show(configs, slurm.Settings(**self._settings))
+        dry.show(configs, settings.Settings.of(self._settings))

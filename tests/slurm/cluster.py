@@ -134,6 +134,10 @@ class Cluster:
             self.kill_node(node)
         for name in ("slurmctld", "munged"):
             self._kill(self.root / f"{name}.pid", signal.SIGKILL)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cwd().startswith(str(self.root)):
+                    process.kill()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def start_controller(self) -> None:
