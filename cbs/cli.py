@@ -36,6 +36,7 @@ def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     composed: list[DictConfig] = []
 
@@ -47,7 +48,8 @@ def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
             )
         composed.append(config)
 
-    argv[1:] = [quoted(argument) for argument in argv[1:]]
+    # Options may stand anywhere: argparse alone wants them before the settings, or after them all.
+    argv[1:] = sorted((quoted(argument) for argument in argv[1:]), key=lambda one: not _is_option(one))
     application = hydra.main(config_path=str(CONF_DIR), config_name="config", version_base="1.3")(take)
     try:
         _check_launch()
@@ -57,11 +59,18 @@ def main(argv: list[str], environ: MutableMapping[str, str]) -> int:
         return _say(str(error), environ)
     except (HydraException, OmegaConfBaseException) as error:
         return _say(sentence(error), environ)
+    except YAMLError as error:
+        return _say(f"a config file is no YAML: {' '.join(str(error).split())}.", environ)
     except SystemExit as error:  # the launcher's and Hydra's own ways out
         return error.code if isinstance(error.code, int) else BAD_INPUT
     except KeyboardInterrupt:
         print("cbs: stopped. Give the same command again to go on.", file=sys.stderr)
         return STOPPED
+
+
+def _is_option(argument: str) -> bool:
+    """Whether an argument is an option that brings its value with it, if it has one."""
+    return argument in ("-m", "--multirun") or (argument.startswith("--") and "=" in argument)
 
 
 def _check_launch() -> None:

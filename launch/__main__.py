@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cbs.cli import BAD_INPUT, FAILED, OK
-from cbs.errors import InputError
+from cbs.errors import InputError, counted
 from launch.status import Row, Status, status
 from launch.submissions import carriers, submissions
 
@@ -21,7 +21,10 @@ _RUNS = "words that a run's name has, e.g. b=8 adam seed=0, or the key of its tr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    # Options may stand anywhere: argparse alone wants them before the words.
+    given = [*given[:1], *sorted(given[1:], key=lambda one: not one.startswith("-"))]
+    arguments = _parser().parse_args(given)
     try:
         code: int = arguments.run(arguments)
         return code
@@ -80,12 +83,12 @@ def _status(arguments: argparse.Namespace) -> int:
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)
-        console.print(board(now))
+        console.print(board(now, console.width))
     return exit_code(now)
 
 
 def exit_code(now: Status) -> int:
-    if now.active or now.counts["left"]:
+    if now.active or now.counts["open"]:
         return UNFINISHED
     return FAILED if now.counts["failed"] else OK
 
@@ -134,6 +137,8 @@ def _logs(arguments: argparse.Namespace) -> int:
     if arguments.follow:
         if len(rows) != 1:
             raise InputError(f"--follow shows one run, and {len(rows)} match: give {_RUNS}.")
+        if not logs[0].exists():
+            raise InputError(f"{rows[0].run.name} is {rows[0].state} and has written nothing yet.")
         return subprocess.run(["tail", "-n", "40", "-F", str(logs[0])]).returncode
     last = carriers(submissions(arguments.study))
     for row, log in zip(rows, logs, strict=True):
@@ -141,12 +146,12 @@ def _logs(arguments: argparse.Namespace) -> int:
         task = last[row.run.id].output() if row.run.id in last else None
         if task is not None:
             print(f"   its task's own output: {task}")
-            if row.state == "left" and not log.exists():
+            if row.state == "open" and not log.exists():
                 print(task.read_text(errors="replace").rstrip())
         if log.exists():
             print(log.read_text(errors="replace").rstrip())
         failure = row.run.folder.last_failure()
-        if failure is not None and row.state in ("failed", "left"):
+        if failure is not None and row.state in ("failed", "open"):
             print(failure.rstrip())
     return OK
 
@@ -163,11 +168,14 @@ def _resubmit(arguments: argparse.Namespace) -> int:
     from launch.control import resubmit
 
     now = status(arguments.study)
-    rows = [row for row in _chosen(now, arguments.words) if row.state in ("failed", "left")]
+    rows = [row for row in _chosen(now, arguments.words) if row.state in ("failed", "open")]
     if arguments.failed:
         rows = [row for row in rows if row.state == "failed"]
         for row in rows:
             row.run.folder.forgive()
+        if rows and not submissions(arguments.study):
+            print(f"{counted(len(rows), 'run')} may be tried again: give the sweep's own command again.")
+            return OK
     rows = [row for row in rows if not row.run.set_aside()]
     resubmit(arguments.study, {row.run.id for row in rows})
     return OK

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from launch.display import clock
+from cbs.errors import counted
+from launch.display import clock, spoken
 from launch.status import STATES, Row, Status
 
-_STYLES = {"running": "green", "failed": "bold red", "left": "yellow", "finished": "dim", "censored": "dim"}
+_STYLES = {"running": "green", "failed": "bold red", "open": "yellow", "finished": "dim", "censored": "dim"}
 # What someone who watches wants to see first.
-_ORDER = ("running", "failed", "left", "queued", "diverged", "censored", "finished")
+_ORDER = ("running", "failed", "open", "queued", "diverged", "censored", "finished")
+_COLUMNS = ("trial", "b", "seed", "state", "where", "step", "FID", "target", "steps/s", "time left", "note")
+_WIDE, _FOR_WIDE = 110, ("where", "target", "steps/s")
 _LEFT = ("trial", "state", "where", "note")
 
 
-def board(status: Status, height: int | None = None) -> Group:
-    """Every run with its state, and the totals. height: the lines there are; those of least news are left out."""
+def board(status: Status, width: int = 160, height: int | None = None) -> Group:
+    """Every run with its state, and the totals.
+
+    width: of the terminal, where a narrow one gets fewer columns. height: the lines there are; the runs of
+    least news are left out.
+    """
     rows = status.rows
     hidden = 0
     if height is not None and len(rows) > height - 8:
         rows = sorted(rows, key=lambda row: _ORDER.index(row.state))[: max(1, height - 9)]
         hidden = len(status.rows) - len(rows)
+    names = _COLUMNS if width >= _WIDE else tuple(name for name in _COLUMNS if name not in _FOR_WIDE)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("trial", "b", "seed", "state", "where", "step", "FID", "target", "steps/s", "left", "note"):
+    for name in names:
         table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=name != "note")
     for row in rows:
-        table.add_row(*_cells(row), style=_STYLES.get(row.state, ""))
+        cells = _cells(row)
+        table.add_row(*(cells[name] for name in names), style=_STYLES.get(row.state, ""))
     parts: list[Table | Text] = [table]
     if hidden:
-        parts.append(Text(f"… and {hidden} more runs", style="dim"))
+        parts.append(Text(f"… and {counted(hidden, 'more run')}", style="dim"))
     return Group(*parts, *(Text(line) for line in totals(status)))
 
 
-def _cells(row: Row) -> Sequence[str]:
+def _cells(row: Row) -> dict[str, str]:
     run = row.run
-    return (
+    cells = (
         run.label,
         run.config.batch_size.label,
         str(run.seed),
@@ -51,15 +58,16 @@ def _cells(row: Row) -> Sequence[str]:
         "–" if row.left_seconds is None else f"≤ {clock(row.left_seconds)}",
         row.note,
     )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def totals(status: Status) -> list[str]:
     """The study in two or three lines."""
-    unit = "GPU" if status.on_gpus else "core"
+    unit = "GPU time" if status.on_gpus else "core time"
     counts = ", ".join(f"{status.counts[state]} {state}" for state in STATES if status.counts[state])
     lines = [
-        f"{status.study}: {len(status.rows)} runs: {counts or 'none'}",
-        f"{status.spent_hours:.2f} {unit} hours spent, at most about {status.left_hours:.2f} left",
+        f"{status.study}: {counted(len(status.rows), 'run')}: {counts or 'none'}",
+        f"{spoken(3600 * status.spent_hours)} of {unit} spent, at most about {spoken(3600 * status.left_hours)} to go",
     ]
     if status.slurm is not None:
         lines.append(f"The queue is unknown, so states are from the records alone: {status.slurm}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from cbs.errors import InputError
+from cbs.errors import InputError, counted
 from launch import queue
 from launch.plan import Run
 from launch.settings import Settings
 from launch.slurm import submit
-from launch.submissions import carried, carriers, submissions
+from launch.submissions import Submission, carried, carriers, submissions
 
 
 def cancel(study: Path, chosen: set[tuple[str, int]]) -> str:
@@ -18,6 +19,7 @@ def cancel(study: Path, chosen: set[tuple[str, int]]) -> str:
     Raises InputError where a task carries others too, queue.SlurmError.
     """
     found = submissions(study)
+    _check_home(study, found)
     last = carriers(found)
     by_task: dict[str, list[Run]] = {}
     for one in carried(found):
@@ -32,7 +34,7 @@ def cancel(study: Path, chosen: set[tuple[str, int]]) -> str:
                 f"task {task} also carries {', '.join(others)}: name these too, or cancel the whole study."
             )
     queue.cancel(ids)
-    return f"Cancelled {len(ids)} task{'' if len(ids) == 1 else 's'}{': ' + ', '.join(ids) if ids else ''}."
+    return f"Cancelled {counted(len(ids), 'task')}{': ' + ', '.join(ids) if ids else ''}."
 
 
 def resubmit(study: Path, chosen: set[tuple[str, int]]) -> None:
@@ -43,6 +45,7 @@ def resubmit(study: Path, chosen: set[tuple[str, int]]) -> None:
     found = submissions(study)
     if not found:
         raise InputError(f"{study} was never submitted to Slurm: give the sweep's own command again.")
+    _check_home(study, found)
     groups: dict[int, list[Run]] = {}
     for id, carrier in carriers(found).items():
         if id in chosen:
@@ -52,3 +55,11 @@ def resubmit(study: Path, chosen: set[tuple[str, int]]) -> None:
     for number, wanted in groups.items():
         settings = next(one.content["settings"] for one in found if one.number == number)
         submit(wanted, Settings.of(settings))
+
+
+def _check_home(study: Path, found: Sequence[Submission]) -> None:
+    """Raise InputError where a study was submitted from another folder: its jobs work there."""
+    for submission in found:
+        home = Path(submission.content["study"])
+        if home.resolve() != study.resolve():
+            raise InputError(f"{study} is a copy: its jobs belong to {home}; give that folder.")

@@ -28,6 +28,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def spoken(seconds: float) -> str:
+    """Seconds in the unit that fits them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
 class Display:
     """Use as a context: `refresh` often, `ended` per run, `say` for words."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 from rich import box
@@ -9,16 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from cbs.config import Config
+from cbs.errors import counted
+from launch.display import spoken
 from launch.plan import runs
 from launch.settings import Settings
-from launch.slurm import Plan, parameters, plan
+from launch.slurm import Plan, absolute, parameters, plan
 
 
 def show(configs: Sequence[Config], settings: Settings) -> None:
     """Print what hydra/launcher=slurm would submit. Slurm isn't asked: it need not even be here."""
     fitted = settings.fitted(configs)
     for study in dict.fromkeys(config.study_dir for config in configs):
-        now = plan(runs([config for config in configs if config.study_dir == study]), fitted, None)
+        now = plan(runs([absolute(config) for config in configs if config.study_dir == study]), fitted, None)
         print(now.opening())
         if now.loads:
             print(script(now, fitted, study.name))
@@ -33,35 +37,36 @@ def script(now: Plan, settings: Settings, name: str) -> str:
     count = len(now.loads) if len(now.loads) > 1 else None
     folder = f"{now.found[0].run.config.study_dir}/submissions/NNNN"
     return _make_sbatch_string(
-        command=f"python -u -m submitit.core._submit {folder}", folder=folder, map_count=count, **given
+        command=f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {folder}",
+        folder=folder,
+        map_count=count,
+        **given,
     )
 
 
 def _table(now: Plan, settings: Settings) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("task", "runs", "at once", "expected", "GPU hours"):
+    for title in ("task", "runs", "at once", "expected", "GPU time"):
         table.add_column(title, justify="left" if title == "runs" else "right")
     for number, load in enumerate(now.loads):
-        names = "\n".join(f"{now.found[place].run.name}  {_spoken(now.found[place].seconds)}" for place in load.runs)
-        cost = f"{load.hours * settings.gpus_per_task:.1f}"
-        table.add_row(str(number), names, str(load.lanes), _spoken(3600 * load.hours), cost)
+        names = "\n".join(f"{now.found[place].run.name}  {spoken(now.found[place].seconds)}" for place in load.runs)
+        cost = spoken(3600 * load.hours * settings.gpus_per_task) if settings.gpus_per_task else "–"
+        table.add_row(str(number), names, str(load.lanes), spoken(3600 * load.hours), cost)
     hours = sum(load.hours for load in now.loads)
-    tasks = f"{len(now.loads)} task{'' if len(now.loads) == 1 else 's'}"
     known = sum(one.known for one in now.found)
+    sources = "this sweep's records" if known else "hydra.launcher.step_ms and image_ms"
+    if 0 < known < len(now.found):
+        sources = f"this sweep's records for {known} of them, hydra.launcher.step_ms and image_ms for the others"
+    cost = spoken(3600 * hours) + (
+        f", {spoken(3600 * hours * settings.gpus_per_task)} of GPU time" if settings.gpus_per_task else ""
+    )
+    what = f"{counted(len(now.found), 'run')} in {counted(len(now.loads), 'task')}"
     console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
         console.print(
-            f"{len(now.found)} runs in {tasks}: at most {hours:.1f} hours of tasks, "
-            f"{hours * settings.gpus_per_task:.1f} GPU hours, where every run takes its whole budget "
-            f"({known} of {len(now.found)} estimates from this sweep's records, the others from hydra.launcher.step_ms "
-            "and image_ms). Nothing was submitted.",
+            f"{what}: at most {cost}, if every run takes all the steps it may; "
+            f"estimated from {sources}. Nothing was submitted.",
             highlight=False,
         )
     return capture.get()
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

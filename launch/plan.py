@@ -11,7 +11,7 @@ from typing import Any
 
 from cbs.claim import holder
 from cbs.config import Config, Request
-from cbs.errors import InputError
+from cbs.errors import InputError, counted
 from cbs.key import trial_folder
 from cbs.labels import labels
 from cbs.record import Result, RunFolder
@@ -102,7 +102,7 @@ class Sweep:
         parts = [f"{len(some)} {words}" for some, words in counts if some]
         parts.insert(1 if self.done else 0, f"{len(self.waiting)} to do")
         where = f" → {self.wanted[0].config.study_dir}" if self.wanted else ""
-        return f"{trials} trials, {len(self.wanted)} runs: {', '.join(parts)}{where}"
+        return f"{counted(trials, 'trial')}, {counted(len(self.wanted), 'run')}: {', '.join(parts)}{where}"
 
 
 def planned(wanted: list[Run]) -> Sweep:

@@ -66,6 +66,9 @@ class Settings:
                 f"hydra.launcher.signal_delay_s is {self.signal_delay_s}: it must be below the time limit, "
                 f"{60 * self.timeout_min} s (hydra.launcher.timeout_min)."
             )
+        for name in ("prepare", "wait"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"hydra.launcher.{name} is {getattr(self, name)!r}: it must be true or false.")
         if self.pack != "auto":
             _whole("pack", self.pack, 1, "auto or ")
         if self.fill_min is not None:

@@ -13,14 +13,16 @@ from typing import Any
 
 from cbs import claim
 from cbs.cli import FAILED
-from cbs.config import Config
+from cbs.config import Config, Request
+from cbs.errors import counted
 from launch import queue
 from launch.cost import Estimate, estimates
+from launch.display import summary
 from launch.job import Job
 from launch.pack import packed
 from launch.plan import Run, Sweep, planned, preflight, runs
 from launch.settings import Settings
-from launch.submissions import Load, Submission, carried, create, submissions
+from launch.submissions import Load, Submission, carried, carriers, create, submissions
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Starting Python, and what a job's last run takes longer than expected.
@@ -77,19 +79,21 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
     """Submit what is neither finished nor queued nor at work. Raises InputError, queue.SlurmError."""
     unsettled = 0
     for study in dict.fromkeys(config.study_dir for config in configs):
-        wanted = runs([_absolute(config) for config in configs if config.study_dir == study])
+        wanted = runs([absolute(config) for config in configs if config.study_dir == study])
         submit(wanted, settings.fitted(configs))
         if settings.wait:
             from launch.watch import watch
 
             watch(study)
-            unsettled += sum(run.finished() is None for run in wanted)
-    if settings.wait and unsettled:
-        print(f"{unsettled} runs have no result: python -m launch status says why.", file=sys.stderr)
+            sweep = planned(wanted)
+            print(summary(sweep.done, sweep.failed, wanted))
+            unsettled += len(wanted) - len(sweep.done)
+    if unsettled:
+        print(f"{counted(unsettled, 'run')} without a result: python -m launch status says why.", file=sys.stderr)
         raise SystemExit(FAILED)
 
 
-def _absolute(config: Config) -> Config:
+def absolute(config: Config) -> Config:
     """A job may start in another folder than its submitter."""
     paths = replace(
         config.paths, results=str(Path(config.paths.results).absolute()), data=str(Path(config.paths.data).absolute())
@@ -106,7 +110,7 @@ def submit(wanted: list[Run], settings: Settings) -> None:
         seen = submissions(study)
         now = plan(wanted, settings, seen)
         if not now.loads:
-            print(now.opening(), file=sys.stderr)
+            _say(now, seen)
             return
         if not prepared:  # it may take long: what is left is then looked at again
             preflight([replace(one.run.config, device="cpu") for one in now.found])
@@ -117,9 +121,30 @@ def submit(wanted: list[Run], settings: Settings) -> None:
         submission = create(study, number, carrying, now.loads, array_size, asdict(settings))
         if submission is not None:
             break
-    print(now.opening(), file=sys.stderr)
+    _say(now, seen)
     with claim.touched(submission.path):
         _hand_over(submission, settings)
+
+
+def _say(now: Plan, seen: Sequence[Submission]) -> None:
+    """What there is to do, and what of the request has to wait or be asked for otherwise."""
+    print(now.opening(), file=sys.stderr)
+    last = carriers(seen)
+    for run in (*now.queued, *now.sweep.busy):
+        before = Request.of(last[run.id].run.config.target) if run.id in last else None
+        asked = Request.of(run.config.target)
+        if before and (asked.last_step > before.last_step or set(asked.thresholds) - set(before.thresholds)):
+            print(
+                f"{run.name} and perhaps others are queued or at work with a smaller budget or other thresholds: "
+                "give this command again when they have ended.",
+                file=sys.stderr,
+            )
+            break
+    for run in now.sweep.aside:
+        print(f"set aside: {run.name}: {run.why()}", file=sys.stderr)
+    if now.sweep.aside:
+        study = now.sweep.aside[0].config.study_dir
+        print(f"To try them again: python -m launch resubmit --failed {study}", file=sys.stderr)
 
 
 def _hand_over(submission: Submission, settings: Settings) -> None:
@@ -134,8 +159,8 @@ def _hand_over(submission: Submission, settings: Settings) -> None:
         submission.close(jobs, str(error))
         raise queue.SlurmError(f"sbatch refused: {_refusal(error)}") from error
     submission.close(jobs)
-    tasks = f"{len(jobs)} tasks" if len(jobs) > 1 else "1 task"
-    print(f"Submitted {len(submission.ids)} runs in {tasks} of Slurm job {jobs[0].partition('_')[0]}.", file=sys.stderr)
+    what = f"{counted(len(submission.ids), 'run')} in {counted(len(jobs), 'task')}"
+    print(f"Submitted {what} of Slurm job {jobs[0].partition('_')[0]}.", file=sys.stderr)
     print(f"How far it is: python -m launch status {submission.study}", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ from launch.plan import Run
 from launch.queue import SlurmError
 from launch.submissions import Carried, Carrier, Submission, carried, carriers, submissions
 
-STATES = ("queued", "running", "finished", "censored", "diverged", "failed", "left")
+STATES = ("queued", "running", "finished", "censored", "diverged", "failed", "open")
 
 
 @dataclass(frozen=True)
 class Row:
     """One run: its state, and what is known of it.
 
-    state: one of STATES; "failed": the last attempt failed (the note says if it was set aside); "left": neither
+    state: one of STATES; "failed": the last attempt failed (the note says if it was set aside); "open": neither
     settled, nor at work, nor in the queue. rate: steps a second. left_seconds: until its expected end. seconds:
     spent so far. share: of a GPU (or of the cores it has to itself), that it takes meanwhile.
     """
@@ -87,16 +87,27 @@ def status(study: Path) -> Status:
     wanted = _wanted(study, last)
     if not wanted:
         raise InputError(f"{study} is no study with trials: give a folder such as results/quickstart.")
-    results = {run: result for run in wanted if (result := run.folder.result()) is not None}
+    results: dict[Run, Result] = {}
+    damaged: dict[Run, str] = {}
+    for run in wanted:
+        try:
+            result = run.folder.result()
+            results.update({run: result} if result is not None else {})
+        except RecordError as error:
+            damaged[run] = str(error)
     settled = {run for run in wanted if run.settled(results.get(run))}
     expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _pace(found))}
     rows = []
     for run in wanted:
         share = last[run.id].share if run.id in last else float(run.config.gpus_per_trial)
-        if run in settled:
+        if run in damaged:
+            rows.append(Row(run, "failed", share=share, note=damaged[run]))
+        elif run in settled:
             rows.append(_settled(run, results[run], share))
         else:
-            rows.append(_open(run, in_queue.get(run.id), expected[run], share))
+            row = _open(run, in_queue.get(run.id), expected[run], share)
+            ended = row.state == "open" and not row.note and why is None and run.id in last
+            rows.append(replace(row, note=_last_words(last[run.id])) if ended else row)
     return Status(study, rows, why, any(one.gpus for one in found) or _trained_on_gpus(wanted))
 
 
@@ -147,7 +158,23 @@ def _settled(run: Run, result: Result, share: float) -> Row:
     kinds = {Reached: "finished", Censored: "censored", Diverged: "diverged"}
     step = outcome.first_below if isinstance(outcome, Reached) else outcome.step
     value = next((e.value for e in reversed(run.folder.trajectory()) if e.step <= step), None)
-    return Row(run, kinds[type(outcome)], step=step, value=value, share=share, seconds=sum(result.seconds.values()))
+    threshold = min(run.config.target.thresholds)
+    unconfirmed = isinstance(outcome, Censored) and value is not None and value <= threshold
+    note = "the last crossing was not confirmed by fresh noise" if unconfirmed else ""
+    spent = sum(result.seconds.values())
+    return Row(run, kinds[type(outcome)], step=step, value=value, share=share, seconds=spent, note=note)
+
+
+def _last_words(carrier: Carrier) -> str:
+    """Of a task that is over while its run isn't: what it wrote last."""
+    output = carrier.output()
+    if output is None:
+        return "its task is over and wrote nothing"
+    with open(output, "rb") as file:
+        file.seek(max(0, output.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    words = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return f"its task ended: {words}"
 
 
 def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) -> Row:
@@ -175,6 +202,6 @@ def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) ->
         return Row(run, "failed", note=f"set aside: {run.why()}", **facts)
     if queued is not None:
         task = queued.task
-        note = "" if task is None or task.running else task.reason
+        note = "" if task is None else f"its turn comes, on {task.node}" if task.running else task.reason
         return Row(run, "queued", task.id if task else "being submitted", note=note, **facts)
-    return Row(run, "failed" if run.folder.failures() else "left", note=run.why(), **facts)
+    return Row(run, "failed" if run.folder.failures() else "open", note=run.why(), **facts)

@@ -115,6 +115,7 @@ def create(
             configs.append({"key": run.folder.key, "config": run.config.to_dict()})
     content = {
         "schema": SCHEMA,
+        "study": str(study.absolute()),
         "name": f"cbs-{study.name}-{number:04d}-{secrets.token_hex(3)}",
         "submitter": identity(),
         "submitted": time.time(),

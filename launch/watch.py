@@ -21,9 +21,13 @@ def watch(study: Path) -> Status:
     """Show it; return how it ended. In a pipe: two lines a minute."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        return _until_nothing_is_active(study, _Lines().show)
+        now = _until_nothing_is_active(study, _Lines().show)
+        print("\n".join(totals(now)), file=sys.stderr, flush=True)
+        return now
     with Live(console=console, transient=True, auto_refresh=False) as live:
-        return _until_nothing_is_active(study, lambda now: live.update(board(now, console.height), refresh=True))
+        return _until_nothing_is_active(
+            study, lambda now: live.update(board(now, console.width, console.height), refresh=True)
+        )
 
 
 class _Lines:
@@ -35,7 +39,8 @@ class _Lines:
     def show(self, now: Status) -> None:
         if time.monotonic() - self._spoken >= _PLAIN_SECONDS:
             self._spoken = time.monotonic()
-            print("\n".join(totals(now)), file=sys.stderr, flush=True)
+            reasons = {row.note for row in now.rows if row.state == "queued" and row.note}
+            print("\n".join([*totals(now), *sorted(reasons)]), file=sys.stderr, flush=True)
 
 
 def _until_nothing_is_active(study: Path, show: Callable[[Status], None]) -> Status:

@@ -116,7 +116,7 @@ class Site:
 
     def submitted(self) -> Counter[tuple[str, int]]:
         """How often each run was handed to Slurm."""
-        return Counter((run.folder.key, run.seed) for one in submissions(self.study) for run in one.runs)
+        return Counter(id for one in submissions(self.study) for id in one.ids)
 
     def output(self) -> str:
         """What the tasks wrote."""

@@ -66,7 +66,7 @@ def test_cancel_and_resubmit(site: Site, undisturbed: dict[str, Any]) -> None:
     site.cluster.wait_until_empty()
     shown = site.launch("status", str(site.study))
     assert shown.returncode == 3
-    assert "4 left" in shown.stdout
+    assert "4 open" in shown.stdout
     assert all(f.checkpoint_path.exists() for f in run_folders(site.study))
     again = site.launch("resubmit", str(site.study))
     assert "Submitted 4 runs in 2 tasks" in again.stderr
@@ -87,7 +87,7 @@ def test_a_task_that_can_not_start_leaves_its_words(site: Site) -> None:
     site.cluster.wait_until_empty()
     shown = site.launch("status", str(site.study))
     assert shown.returncode == 3
-    assert "4 left" in shown.stdout
+    assert "4 open" in shown.stdout
     assert "no such module" in site.launch("logs", str(site.study), "b=8", "seed=0").stdout
 
 
