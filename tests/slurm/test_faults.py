@@ -62,6 +62,7 @@ def test_a_real_time_limit_is_hit_twice(site: Site, undisturbed: dict) -> None:
     whole(site, undisturbed, requeued)
 
 
+@pytest.mark.slow
 def test_a_cancelled_task_is_submitted_again_alone(site: Site, undisturbed: dict) -> None:
     site.environment[PAUSE] = "0.1"
     site.submit()
@@ -79,6 +80,7 @@ def test_a_cancelled_task_is_submitted_again_alone(site: Site, undisturbed: dict
     print("1 fault injected")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["USR2", "TERM"])
 def test_preemption_requeues(site: Site, undisturbed: dict, how: str) -> None:
     """USR2: Slurm sends it (preempt_send_user_signal). TERM: all that other clusters send."""
@@ -103,6 +105,7 @@ def node_of_all(site: Site) -> str:
     return node
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_with_its_job(site: Site, undisturbed: dict) -> None:
     site.environment[PAUSE] = "0.06"
     site.submit()
@@ -116,6 +119,7 @@ def test_a_node_that_dies_with_its_job(site: Site, undisturbed: dict) -> None:
     whole(site, undisturbed, 1)
 
 
+@pytest.mark.slow
 def test_two_copies_of_a_job_and_the_older_yields(site: Site, undisturbed: dict) -> None:
     """Slurm loses sight of a node, starts its jobs elsewhere, and the old copies still run."""
     site.environment[PAUSE] = "0.2"
@@ -152,6 +156,7 @@ def test_a_run_killed_inside_a_task_is_tried_again_there(site: Site, undisturbed
     whole(site, undisturbed, 1)
 
 
+@pytest.mark.slow
 def test_the_controller_is_restarted(site: Site, undisturbed: dict) -> None:
     site.environment[PAUSE] = "0.2"
     site.submit()
@@ -198,7 +203,7 @@ def test_a_full_disk(lab: Cluster, tmp_path: Path, small_disk: Path, undisturbed
         fill(filler)
     time.sleep(1.5)
     site.cluster.wait_until_empty()
-    assert "Traceback" not in site.output()
+    assert "launch/job.py" not in site.output()  # no traceback of ours: the tasks outlived it
     left = 4 - sum(f.result_path.exists() for f in run_folders(site.study))
     print(f"{left} of 4 runs could not write their result")
     assert left > 0

@@ -15,6 +15,7 @@ from tests.slurm.test_faults import tasks
 from tests.test_sweep import records
 
 
+@pytest.mark.slow
 def test_an_array_runs_at_most_so_many_tasks_at_once(site: Site, undisturbed: dict[str, Any]) -> None:
     said = site.submit("hydra.launcher.pack=1", "hydra.launcher.array_parallelism=2")
     assert "2 trials, 4 runs: 4 to do" in said
@@ -28,6 +29,7 @@ def test_an_array_runs_at_most_so_many_tasks_at_once(site: Site, undisturbed: di
     assert "4 finished already, 0 to do" in site.submit()
 
 
+@pytest.mark.slow
 def test_status_follows_a_sweep_to_its_end(site: Site) -> None:
     site.environment["CBS_TEST_PAUSE"] = "0.05"
     site.submit("hydra.launcher.array_parallelism=1")
@@ -54,6 +56,7 @@ def test_waiting_for_the_end(site: Site, undisturbed: dict[str, Any]) -> None:
     assert site.records() == undisturbed
 
 
+@pytest.mark.slow
 def test_cancel_and_resubmit(site: Site, undisturbed: dict[str, Any]) -> None:
     site.environment["CBS_TEST_PAUSE"] = "0.05"
     site.submit()
