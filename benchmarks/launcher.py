@@ -72,7 +72,7 @@ def _given(arguments: list[str], folder: Path) -> float:
     )
     took = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
-    assert "1000 runs: 1000 finished already, 0 to do" in done.stderr, done.stderr
+    assert "1,000 runs: 1,000 finished already, 0 to do" in done.stderr, done.stderr
     return took
 
 

@@ -46,6 +46,7 @@ def report() -> None:
         return
     with Cluster() as cluster, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        _given(cluster, folder, "batch_size=8,16", "name=first", "hydra.launcher.pack=1")  # packs the data set
         none = _given(cluster, folder, "batch_size=8,16", "name=few", "hydra.launcher.pack=1")
         cluster.ask("scancel", "-u", "root")
         two_hundred = ("batch_size=8,16,32,64", f"optimizer.lr_generator={_RATES}")

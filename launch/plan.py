@@ -99,8 +99,8 @@ class Sweep:
             (self.busy, "at work in another process"),
             (self.aside, "set aside after failing alike again and again"),
         )
-        parts = [f"{len(some)} {words}" for some, words in counts if some]
-        parts.insert(1 if self.done else 0, f"{len(self.waiting)} to do")
+        parts = [f"{len(some):,} {words}" for some, words in counts if some]
+        parts.insert(1 if self.done else 0, f"{len(self.waiting):,} to do")
         where = f" → {self.wanted[0].config.study_dir}" if self.wanted else ""
         return f"{counted(trials, 'trial')}, {counted(len(self.wanted), 'run')}: {', '.join(parts)}{where}"
 
