@@ -31,7 +31,7 @@ def preflight(config: Config) -> Packed:
             _try_writing(path)
         except OSError as error:
             raise InputError(
-                f"{name} is {str(path)!r}: files and hard links must be possible there ({error.strerror})."
+                f"{name} is {str(path)!r}: it can't be written, or files have no hard links there ({error.strerror})."
             ) from error
     packed = prepare(config.dataset, Path(config.paths.data))
     if config.batch_size.initial > packed.count:

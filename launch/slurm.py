@@ -76,11 +76,14 @@ def _freed_the_dead(sweep: Sweep) -> int:
 
 
 def launch(configs: Sequence[Config], settings: Settings) -> None:
-    """Submit what is neither finished nor queued nor at work. Raises InputError, queue.SlurmError."""
-    unsettled = 0
+    """Submit what is neither finished nor queued nor at work.
+
+    Raises InputError, queue.SlurmError; SystemExit where runs are set aside, or were waited for in vain.
+    """
+    unsettled = aside = 0
     for study in dict.fromkeys(config.study_dir for config in configs):
         wanted = runs([absolute(config) for config in configs if config.study_dir == study])
-        submit(wanted, settings.fitted(configs))
+        aside += len(submit(wanted, settings.fitted(configs)).sweep.aside)
         if settings.wait:
             from launch.watch import watch
 
@@ -90,6 +93,7 @@ def launch(configs: Sequence[Config], settings: Settings) -> None:
             unsettled += len(wanted) - len(sweep.done)
     if unsettled:
         print(f"{counted(unsettled, 'run')} without a result: python -m launch status says why.", file=sys.stderr)
+    if unsettled or aside:
         raise SystemExit(FAILED)
 
 
@@ -101,7 +105,7 @@ def absolute(config: Config) -> Config:
     return replace(config, paths=paths)
 
 
-def submit(wanted: list[Run], settings: Settings) -> None:
+def submit(wanted: list[Run], settings: Settings) -> Plan:
     """One submission for one study, or none where nothing is left to do. Raises queue.SlurmError."""
     study = wanted[0].config.study_dir
     _, array_size = queue.cluster()
@@ -111,7 +115,7 @@ def submit(wanted: list[Run], settings: Settings) -> None:
         now = plan(wanted, settings, seen)
         if not now.loads:
             _say(now, seen)
-            return
+            return now
         if not prepared:  # it may take long: what is left is then looked at again
             preflight([replace(one.run.config, device="cpu") for one in now.found])
             prepared = True
@@ -124,6 +128,7 @@ def submit(wanted: list[Run], settings: Settings) -> None:
     _say(now, seen)
     with claim.touched(submission.path):
         _hand_over(submission, settings)
+    return now
 
 
 def _say(now: Plan, seen: Sequence[Submission]) -> None:

@@ -232,6 +232,15 @@ def test_what_the_machine_lacks_is_said_first(overrides: list[str], words: str, 
     assert words in str(refused.value)
 
 
+def test_a_folder_without_hard_links_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(InputError, match=r"paths.results is .* no hard links there"):
+        trial.preflight(tiny())
+
+
 @pytest.mark.parametrize("which", ["results", "data"])
 def test_a_folder_that_can_not_be_written_is_refused(which: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -239,7 +239,10 @@ def test_what_fails_alike_is_set_aside_and_its_neighbours_are_not(site: Site, un
     shown = site.launch("status", str(site.study))
     assert shown.returncode == 1
     assert "set aside: RuntimeError: b=16 is cursed" in " ".join(shown.stdout.split())
-    assert "2 set aside" in site.submit()
+    refused = site.run(*SWEEP, f"paths.results={site.results}", "hydra/launcher=slurm")
+    assert refused.returncode == 1
+    assert "2 set aside" in refused.stderr
+    assert f"python -m launch resubmit --failed {site.study}" in refused.stderr
     assert sorted(site.submitted().values()) == [1, 1, 2, 2]
     del site.environment["CBS_TEST_CURSED"]
     again = site.launch("resubmit", "--failed", str(site.study))
