@@ -25,10 +25,11 @@ from analysis.studies import read_study
 from benchmarks import fitting, launcher, slurm
 from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
-from cbs.config import CONF_DIR, Config, typed
+from cbs.config import CONF_DIR, typed
 from cbs.data.packed import prepare
 from cbs.machine import onednn, prefers_onednn
 from cbs.metrics.frechet import Moments, frechet_distance, root
+from cbs.schema import Config
 from cbs.tasks.gan import GAN
 
 CPU = torch.device("cpu")

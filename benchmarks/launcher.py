@@ -16,11 +16,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from cbs.config import CONF_DIR, BatchSizeConfig, Config, Request, ScheduleConfig, typed
+from cbs.config import CONF_DIR, typed
 from cbs.key import trial_folder
 from cbs.metrics import weights
 from cbs.outcome import Evaluation, Reached
 from cbs.record import Result, RunFolder, write_json
+from cbs.schema import BatchSizeConfig, Config, Request, ScheduleConfig
 from cbs.trial import write_trial
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,6 @@ import yaml
 
 from cbs import checkpoint, loggers
 from cbs.claim import Claim
-from cbs.config import Config, Request
 from cbs.data.packed import Packed
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
 from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics
@@ -26,6 +25,7 @@ from cbs.outcome import Outcome
 from cbs.parallel import Led, Team
 from cbs.preflight import preflight
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
+from cbs.schema import Config, Request
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
 

@@ -19,8 +19,8 @@ from cbs.outcome import told
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from cbs.config import Config
     from cbs.parallel import Team
+    from cbs.schema import Config
 
 
 _ROOT = Path(__file__).resolve().parent.parent

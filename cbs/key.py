@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cbs.metrics import weights
 
 if TYPE_CHECKING:
-    from cbs.config import Config
+    from cbs.schema import Config
 
 # Raised when the same config would train differently than it did before.
 RECIPE = 1

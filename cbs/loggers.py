@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cbs.config import Config, LoggerConfig
 from cbs.errors import InputError
 from cbs.key import REQUEST
 from cbs.outcome import Evaluation, Outcome, Reached
 from cbs.record import RunFolder, write_atomic
+from cbs.schema import Config, LoggerConfig
 from cbs.services import About, Service, service
 
 # What a logger may take at the end to catch up before it is left behind; less than a sweep's grace for its runs.

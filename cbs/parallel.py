@@ -17,10 +17,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cbs.config import Config
 from cbs.errors import InputError
 from cbs.loop import Task
 from cbs.machine import resolve_device
+from cbs.schema import Config
 
 _ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 # A sum takes milliseconds; one that takes this long is waiting for a process that is gone.

@@ -7,12 +7,12 @@ import secrets
 from pathlib import Path
 
 from cbs import loggers
-from cbs.config import Config
 from cbs.data.packed import Packed, prepare
 from cbs.errors import InputError
 from cbs.machine import resolve_device
 from cbs.metrics import features, weights
 from cbs.record import write_atomic
+from cbs.schema import Config
 
 
 def preflight(config: Config) -> Packed:

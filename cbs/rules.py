@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cbs.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from cbs.config import Config, LoggerConfig, OptimizerConfig, TargetConfig
+from cbs.schema import Config, LoggerConfig, OptimizerConfig, TargetConfig
 
 
 def one_of(name: str, value: object, allowed: Any) -> None:

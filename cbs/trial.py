@@ -10,7 +10,6 @@ from pathlib import Path
 from cbs import loggers, parallel
 from cbs.attempt import Attempt, Interrupted, Report, on_device, trains_through_onednn, write_trial
 from cbs.claim import Claim, Superseded
-from cbs.config import Config, Request
 from cbs.data.packed import prepare
 from cbs.errors import InputError
 from cbs.key import trial_folder
@@ -18,6 +17,7 @@ from cbs.machine import onednn, resolve_device, settle_numerics
 from cbs.parallel import ALONE, Team, check_size
 from cbs.preflight import preflight
 from cbs.record import Result, RunFolder
+from cbs.schema import Config, Request
 from cbs.tasks.gan import GAN
 
 __all__ = ["Interrupted", "Report", "follow", "preflight", "run", "write_trial"]

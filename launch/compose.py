@@ -17,8 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from cbs.config import Config, typed
+from cbs.config import typed
 from cbs.record import write_atomic
+from cbs.schema import Config
 from launch import sources
 from launch.composer import Composer
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cbs.config import Config
 from cbs.outcome import Reached
 from cbs.record import Result
+from cbs.schema import Config
 from launch.plan import Run
 
 # From a process's birth to its first step.

@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from cbs.config import Config
 from cbs.errors import InputError
+from cbs.schema import Config
 from launch.plan import Live, Run, Sweep
 
 _POLL_SECONDS = 0.25

@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cbs.config import Config
 from cbs.errors import counted
+from cbs.schema import Config
 from launch.display import spoken
 from launch.plan import runs
 from launch.settings import Settings

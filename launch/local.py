@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from cbs.cli import FAILED, STOPPED
-from cbs.config import Config
+from cbs.schema import Config
 from launch.crew import Crew, slots
 from launch.display import Display, summary
 from launch.plan import Sweep, planned, preflight, runs

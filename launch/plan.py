@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cbs.claim import holder
-from cbs.config import Config, Request
 from cbs.errors import InputError, counted
 from cbs.key import trial_folder
 from cbs.labels import labels
 from cbs.record import Result, RunFolder
+from cbs.schema import Config, Request
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from cbs.config import Config
 from cbs.errors import InputError, nearest
+from cbs.schema import Config
 from launch.cost import Pace
 
 # Options of sbatch by which a sweep's jobs are found again.

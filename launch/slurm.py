@@ -13,8 +13,8 @@ from typing import Any
 
 from cbs import claim
 from cbs.cli import FAILED
-from cbs.config import Config, Request
 from cbs.errors import counted
+from cbs.schema import Config, Request
 from launch import queue
 from launch.cost import Estimate, estimates
 from launch.display import summary

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from cbs.claim import holder
-from cbs.config import Config
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Reached
 from cbs.record import SCHEMA, RecordError, Result, run_folders
+from cbs.schema import Config
 from launch.cost import Estimate, Pace, estimates
 from launch.plan import Run
 from launch.queue import SlurmError

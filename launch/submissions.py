@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cbs.claim import identity, link_new, lives, numbered
-from cbs.config import Config
 from cbs.record import SCHEMA, RunFolder, read_json, write_json
+from cbs.schema import Config
 from launch import queue
 from launch.plan import Run
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cbs.config import Config
+from cbs.schema import Config
 
 
 def main(config: Config, seed: int, pipe: Connection, log: Path | None, team: dict[str, str]) -> None:

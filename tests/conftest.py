@@ -14,7 +14,8 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from cbs.batch_sizes import quoted
-from cbs.config import CONF_DIR, Config, typed
+from cbs.config import CONF_DIR, typed
+from cbs.schema import Config
 
 # A machine that is busy with something else is no failure.
 settings.register_profile("cbs", deadline=None)

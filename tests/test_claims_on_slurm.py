@@ -14,8 +14,8 @@ import pytest
 
 from cbs import checkpoint, claim, record, trial
 from cbs.claim import Busy, Claim, Superseded, holder
-from cbs.config import Config
 from cbs.record import RunFolder
+from cbs.schema import Config
 
 Tiny = Callable[..., Config]
 

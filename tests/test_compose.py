@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 
 from benchmarks.launcher import finish
 from cbs.batch_sizes import quoted
-from cbs.config import CONF_DIR, OPTIMIZERS, BatchSizeConfig, Config, ScheduleConfig, typed
+from cbs.config import CONF_DIR, typed
 from cbs.errors import InputError
+from cbs.schema import OPTIMIZERS, BatchSizeConfig, Config, ScheduleConfig
 from launch import compose, sources
 from launch.composer import Composer
 from tests.conftest import command, config

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cbs.config import CONF_DIR, RMSPropConfig, typed
+from cbs.config import CONF_DIR, typed
 from cbs.errors import InputError
 from cbs.key import trial_key
 from cbs.labels import labels
+from cbs.schema import RMSPropConfig
 from tests.conftest import composed, config
 
 

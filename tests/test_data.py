@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cbs.config import DatasetConfig
 from cbs.data.packed import prepare
 from cbs.data.sampler import Sampler
 from cbs.errors import InputError
+from cbs.schema import DatasetConfig
 
 DIGITS = DatasetConfig("digits", 8, 1, "exact", "all", None)
 

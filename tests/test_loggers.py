@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from cbs import loggers, trial
-from cbs.config import Config
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.outcome import Censored, Diverged, Outcome, Reached
 from cbs.record import Result, RunFolder
+from cbs.schema import Config
 from tests.conftest import ROOT, TINY, command, config
 from tests.test_trial import evaluations
 

@@ -18,7 +18,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from cbs.config import DatasetConfig
 from cbs.data.packed import prepare
 from cbs.errors import InputError
 from cbs.metrics import features, weights
@@ -26,6 +25,7 @@ from cbs.metrics.fid import Distance, statistics, to_bytes
 from cbs.metrics.frechet import Moments, Statistics, frechet_distance, root
 from cbs.metrics.resize import clean_resize
 from cbs.metrics.train_digits import train
+from cbs.schema import DatasetConfig
 from tests.conftest import config
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbs.config import Config
 from cbs.outcome import Censored, Reached
 from cbs.record import Result
+from cbs.schema import Config
 from launch.cost import Estimate, Pace, estimates
 from launch.crew import shared
 from launch.job import devices

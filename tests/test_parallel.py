@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs import cli, parallel, trial
-from cbs.config import Config
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.models.dcgan import Generator
 from cbs.parallel import ALONE, Team
 from cbs.record import RunFolder
+from cbs.schema import Config
 from cbs.tasks.gan import GAN
 from tests.conftest import ROOT, TINY, command, config
 

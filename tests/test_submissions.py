@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from cbs.claim import STALE_SECONDS
-from cbs.config import Config
 from cbs.key import trial_folder
 from cbs.record import RunFolder
+from cbs.schema import Config
 from launch import queue
 from launch.plan import runs
 from launch.status import status

@@ -14,11 +14,11 @@ import yaml
 from PIL import Image
 
 from cbs import attempt, checkpoint, loop, trial
-from cbs.config import Config
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.outcome import Censored, Diverged, Evaluation, Reached
 from cbs.record import RecordError, RunFolder
+from cbs.schema import Config
 from tests.conftest import config
 
 Tiny = Callable[..., Config]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from cbs.claim import alone
-from cbs.config import DatasetConfig
 from cbs.record import write_json
+from cbs.schema import DatasetConfig
 
 SCHEMA = 1
 # Up to this size the whole array is verified at every opening; above, when the file has changed since.

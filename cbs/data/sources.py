@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cbs.config import DatasetConfig
 from cbs.errors import InputError, nearest
+from cbs.schema import DatasetConfig
 
 _FEW = 5000  # up to here, starting workers takes longer than decoding
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cbs.config import TargetConfig
 from cbs.errors import InputError
 from cbs.machine import onednn
 from cbs.metrics import weights
 from cbs.metrics.resize import clean_resize
+from cbs.schema import TargetConfig
 
 _MOST_PIXELS = 4096
 

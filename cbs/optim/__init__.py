@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from cbs.config import AdaBeliefConfig, AdamConfig, OptimizerConfig, RMSPropConfig
 from cbs.optim.adabelief import AdaBelief
+from cbs.schema import AdaBeliefConfig, AdamConfig, OptimizerConfig, RMSPropConfig
 
 
 def build(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs import optim
-from cbs.config import Config
 from cbs.data.sampler import Sampler
 from cbs.models.batch_norm import synchronise
 from cbs.models.dcgan import Discriminator, Generator, count, initialise
 from cbs.parallel import ALONE, Team
+from cbs.schema import Config
 from cbs.streams import stream
 
 # Images generated at once for an evaluation, in pixels: a constant, because it shapes rounding.

@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from cbs import batch_sizes
-from cbs.config import Config
+from cbs.schema import Config
 from launch import sweep
 
 

@@ -1,0 +1,214 @@
+"""The types of a composed config: `conf/` holds the values, `cbs.config` makes one of the other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from cbs.target import Cadence
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    name: str
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+    width: int
+    latent: int
+    loss: str
+    penalty: float
+    critic_steps: int
+    redraw_fakes: bool
+    discriminator_norm: str
+    batch_norm: str
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    name: str
+    image_size: int
+    channels: int
+    fit: str
+    split: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    name: str
+    lr_generator: float
+    lr_discriminator: float
+    beta1: float
+    beta2: float
+    eps: float
+
+
+@dataclass(frozen=True)
+class AdaBeliefConfig(AdamConfig):
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class RMSPropConfig:
+    name: str
+    lr_generator: float
+    lr_discriminator: float
+    alpha: float
+    eps: float
+
+
+@dataclass(frozen=True)
+class SGDConfig:
+    name: str
+    lr_generator: float
+    lr_discriminator: float
+    momentum: float
+    nesterov: bool
+
+
+OptimizerConfig = AdamConfig | AdaBeliefConfig | RMSPropConfig | SGDConfig
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adam": AdamConfig,
+    "adabelief": AdaBeliefConfig,
+    "rmsprop": RMSPropConfig,
+    "sgd": SGDConfig,
+}
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    name: str
+
+
+@dataclass(frozen=True)
+class WandbConfig(LoggerConfig):
+    project: str
+    entity: str | None
+    mode: str | None
+
+
+@dataclass(frozen=True)
+class MLflowConfig(LoggerConfig):
+    tracking_uri: str | None
+    experiment: str
+
+
+LOGGERS: dict[str, type[LoggerConfig]] = {
+    "none": LoggerConfig,
+    "tensorboard": LoggerConfig,
+    "wandb": WandbConfig,
+    "mlflow": MLflowConfig,
+}
+
+
+@dataclass  # OmegaConf can't merge into a frozen dataclass inside another
+class ScheduleConfig:
+    kind: str
+
+
+@dataclass(frozen=True)
+class BatchSizeConfig:
+    label: str
+    initial: int
+    schedule: ScheduleConfig
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    metric: str
+    features: str
+    normalisation: str
+    thresholds: list[float]
+    samples: int
+    every_steps: int | None
+    first_steps: int
+    precision: float
+    confirmations: int
+    budget_steps: int
+
+    @property
+    def cadence(self) -> Cadence:
+        return Cadence(self.every_steps, self.first_steps, self.precision)
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    results: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """One trial and how to run it, typed and checked."""
+
+    name: str
+    seeds: int
+    device: str
+    gpus_per_trial: int
+    checkpoint_minutes: float
+    max_failures: int
+    paths: PathsConfig
+    task: TaskConfig
+    model: ModelConfig
+    dataset: DatasetConfig
+    optimizer: OptimizerConfig
+    batch_size: BatchSizeConfig
+    target: TargetConfig
+    logger: LoggerConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Config:
+        """The config that `to_dict` was asked for, of this version or an earlier one; nothing is checked again."""
+        return _rebuilt(cls, {**_ADDED, **plain, "model": {**_ADDED_TO_MODEL, **plain["model"]}})
+
+    @property
+    def study_dir(self) -> Path:
+        return Path(self.paths.results) / self.name
+
+
+# What records of before these fields existed stand for.
+_ADDED = {"max_failures": 3, "gpus_per_trial": 1, "logger": {"name": "none"}}
+_ADDED_TO_MODEL = {"batch_norm": "global"}
+
+
+@cache
+def _field_types(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema)
+
+
+def _rebuilt(schema: Any, plain: Any) -> Any:
+    """A value of this type from its plain form: a dataclass from a dict, anything else as it is."""
+    options = get_args(schema) if get_origin(schema) in (Union, UnionType) else (schema,)
+    options = tuple(option for option in options if is_dataclass(option))
+    if not options or not isinstance(plain, dict):
+        return plain
+    named = OPTIMIZERS.get(str(plain.get("name")))
+    fitting = [option for option in options if _field_types(option).keys() == plain.keys()]
+    chosen: Any = named if named in options else fitting[0]
+    types = _field_types(chosen)
+    return chosen(**{name: _rebuilt(types[name], value) for name, value in plain.items()})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sweep asks of a trial beyond its trajectory: its thresholds, and where it may stop.
+
+    last_step: the last evaluation within the budget. A run that is above a threshold there is censored there.
+    """
+
+    thresholds: tuple[float, ...]
+    last_step: int
+
+    @classmethod
+    def of(cls, target: TargetConfig) -> Request:
+        thresholds = tuple(sorted(set(target.thresholds), reverse=True))
+        return cls(thresholds, target.cadence.last(target.budget_steps))
