@@ -15,11 +15,11 @@ from cbs.errors import InputError, nearest
 from cbs.rules import one_of
 from cbs.schema import (
     LOGGERS,
+    MODELS,
     OPTIMIZERS,
     BatchSizeConfig,
     Config,
     DatasetConfig,
-    ModelConfig,
     PathsConfig,
     TargetConfig,
     TaskConfig,
@@ -35,6 +35,8 @@ class _Top:
     name: str
     seeds: int
     device: str
+    precision: str
+    micro_batch: int | str | None
     gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
@@ -43,7 +45,6 @@ class _Top:
 _GROUPS: dict[str, Any] = {
     "paths": PathsConfig,
     "task": TaskConfig,
-    "model": ModelConfig,
     "dataset": DatasetConfig,
     "batch_size": BatchSizeConfig,
     "target": TargetConfig,
@@ -67,8 +68,10 @@ def typed(composed: DictConfig | Mapping[str, Any]) -> Config:
 
 
 def _checked(plain: dict[str, Any]) -> Config:
-    plain.get("model", {}).pop("rates", None)  # a table to choose rates from; the chosen ones are the optimizer's
+    for table in ("rates", "moments"):  # to choose from; the chosen ones are the optimizer's
+        plain.get("model", {}).pop(table, None)
     groups: dict[str, Any] = {group: _parse(schema, plain, group) for group, schema in _GROUPS.items()}
+    groups["model"] = _parse(_named(MODELS, plain, "model"), plain, "model")
     groups["optimizer"] = _parse(_named(OPTIMIZERS, plain, "optimizer"), plain, "optimizer")
     groups["logger"] = _parse(_named(LOGGERS, plain, "logger"), plain, "logger")
     top = {key: value for key, value in plain.items() if key not in groups}

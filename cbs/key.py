@@ -17,29 +17,34 @@ RECIPE = 1
 
 # The fields of a target that say how far to go; none of them changes a trajectory before it stops.
 REQUEST = ("thresholds", "budget_steps")
+_REQUEST_OR_EXTRA = (*REQUEST, "extra")
 
 
 def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     """The fields of a typed config (as a dict) that determine its trajectory.
 
     Seeds, thresholds and the budget are left out, because none of them changes a trajectory before it
-    stops; so are paths, the device, the logger and a label. The processes that share a batch enter as
-    `division` says.
+    stops; so are paths, the device, the logger, metrics on the side and a label. The processes that share a
+    batch enter as `division` says, precision and micro-batches as `arithmetic` does.
     """
-    target = {k: v for k, v in config["target"].items() if k not in REQUEST}
+    target = {k: v for k, v in config["target"].items() if k not in _REQUEST_OR_EXTRA}
     # One cadence is in force; the other's settings don't matter.
-    unused = ("first_steps", "precision") if target["every_steps"] is not None else ("every_steps",)
+    unused = {"first_steps", "precision"} if target["every_steps"] is not None else {"every_steps"}
+    mode = target.get("generator", "eval")
+    unused |= set() if mode == "ema" else {"ema_decay", "ema_start_step"}
+    unused |= {"generator"} if mode == "eval" else set()
     return {
         "recipe": recipe(config),
         "task": config["task"],
         "model": {k: v for k, v in config["model"].items() if k != "batch_norm"},
-        "dataset": {k: v for k, v in config["dataset"].items() if k != "source"},
+        "dataset": {k: v for k, v in config["dataset"].items() if k not in ("source", "corrupt")},
         "source": config["dataset"]["source"] if config["dataset"]["name"] == "folder" else None,
         "optimizer": config["optimizer"],
         "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
         "target": {k: v for k, v in target.items() if k not in unused},
         "features_digest": features_digest,
         **division(config),
+        **arithmetic(config),
     }
 
 
@@ -57,6 +62,16 @@ def division(config: dict[str, Any]) -> dict[str, Any]:
     """
     n, batch_norm = config.get("gpus_per_trial", 1), config["model"].get("batch_norm", "global")
     return {"gpus_per_trial": n, "batch_norm": batch_norm} if n > 1 and batch_norm != "global" else {}
+
+
+def arithmetic(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a trial's arithmetic differs from what every record was made with before there was a choice."""
+    precision, micro_batch = config.get("precision", "fp32"), config.get("micro_batch")
+    whole = micro_batch is None or (micro_batch != "auto" and micro_batch >= config["batch_size"]["initial"])
+    return {
+        **({"precision": precision} if precision != "fp32" else {}),
+        **({"micro_batch": micro_batch} if not whole else {}),
+    }
 
 
 def trial_key(config: dict[str, Any], features_digest: str) -> str:

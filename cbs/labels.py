@@ -14,6 +14,7 @@ _APART = {*(f"target.{name}" for name in REQUEST), "optimizer.name", "dataset.so
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
     fields = {f"{group}.{name}": value for group in _GROUPS for name, value in config[group].items()}
+    fields |= {f"arithmetic.{name}": config[name] for name in ("precision", "micro_batch") if name in config}
     return {name: value for name, value in fields.items() if name not in _APART}
 
 
@@ -45,5 +46,5 @@ def _peers(config: dict[str, Any], field: str) -> tuple[str, ...]:
     So two models that differ in ten settings are told apart by their names alone.
     """
     group = field.split(".")[0]
-    same = () if _is_name(field) or group == "target" else (str(config[group]["name"]),)
+    same = () if _is_name(field) or group in ("target", "arithmetic") else (str(config[group]["name"]),)
     return (config["optimizer"]["name"], field, *same)

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 from cbs.errors import InputError, nearest
-from cbs.schema import Config, LoggerConfig, OptimizerConfig, TargetConfig
+from cbs.schema import BigGANConfig, Config, DatasetConfig, DCGANConfig, LoggerConfig, OptimizerConfig, TargetConfig
+
+_WITHOUT_CLASSES = ("celeba", "lsun_bedroom")
 
 
 def one_of(name: str, value: object, allowed: Any) -> None:
@@ -35,6 +37,11 @@ def check(config: Config) -> None:
         raise InputError(f"name is {config.name!r}: use letters, digits, '.', '_' and '-' (it names a folder).")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise InputError(f"device is {config.device!r}: it must be auto, cpu, cuda or cuda:<index>.")
+    one_of("precision", config.precision, ("fp32", "tf32", "bf16"))
+    if isinstance(config.micro_batch, str):
+        one_of("micro_batch", config.micro_batch, ("auto",))
+    elif config.micro_batch is not None:
+        _at_least("micro_batch", config.micro_batch, 1)
     _at_least("seeds", config.seeds, 1)
     _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
     _at_least("max_failures", config.max_failures, 1)
@@ -59,17 +66,31 @@ def _check_parallel(config: Config) -> None:
 def _check_model(config: Config) -> None:
     model, dataset = config.model, config.dataset
     one_of("task.name", config.task.name, ("gan",))
-    one_of("model.name", model.name, ("dcgan", "wgan_gp"))
     one_of("model.loss", model.loss, ("nonsaturating", "hinge", "wasserstein"))
-    one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
+    if isinstance(model, DCGANConfig):
+        one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
+    else:
+        _check_biggan(model, dataset)
     one_of("model.batch_norm", model.batch_norm, ("global", "replica"))
     _at_least("model.width", model.width, 1)
     _at_least("model.latent", model.latent, 1)
     _at_least("model.penalty", model.penalty, 0)
     _at_least("model.critic_steps", model.critic_steps, 1)
-    one_of("dataset.image_size", dataset.image_size, (8, 16, 32, 64, 128))
+    one_of("dataset.image_size", dataset.image_size, (8, 16, 32, 64, 128, 256))
     one_of("dataset.channels", dataset.channels, (1, 3))
     one_of("dataset.fit", dataset.fit, ("exact", "stretch", "crop"))
+    one_of("dataset.corrupt", dataset.corrupt, ("refuse", "skip"))
+
+
+def _check_biggan(model: BigGANConfig, dataset: DatasetConfig) -> None:
+    if dataset.name in _WITHOUT_CLASSES:
+        raise InputError(f"model.name is 'biggan': it needs classes to condition on, and {dataset.name} has none.")
+    _at_least("model.shared_embedding", model.shared_embedding, 1)
+    _at_least("model.orthogonal_penalty", model.orthogonal_penalty, 0)
+    if model.attention is not None:
+        one_of(
+            "model.attention", model.attention, [side for side in (4, 8, 16, 32, 64, 128) if side < dataset.image_size]
+        )
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
@@ -86,7 +107,12 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
 
 
 def _check_target(target: TargetConfig) -> None:
-    one_of("target.metric", target.metric, ("fid",))
+    one_of("target.metric", target.metric, ("fid", "fid_infinity", "kid"))
+    for metric in target.extra:
+        one_of("target.extra", metric, ("fid", "fid_infinity", "kid", "inception_score"))
+    one_of("target.generator", target.generator, ("eval", "batch", "ema"))
+    _fraction("target.ema_decay", target.ema_decay)
+    _at_least("target.ema_start_step", target.ema_start_step, 0)
     one_of("target.features", target.features, ("inception", "digits", "pixels"))
     one_of("target.normalisation", target.normalisation, ("fixed", "per_image"))
     if not target.thresholds:

@@ -25,8 +25,22 @@ class ModelConfig:
     penalty: float
     critic_steps: int
     redraw_fakes: bool
-    discriminator_norm: str
     batch_norm: str
+
+
+@dataclass(frozen=True)
+class DCGANConfig(ModelConfig):
+    discriminator_norm: str
+
+
+@dataclass(frozen=True)
+class BigGANConfig(ModelConfig):
+    shared_embedding: int
+    attention: int | None
+    orthogonal_penalty: float
+
+
+MODELS: dict[str, type[ModelConfig]] = {"dcgan": DCGANConfig, "wgan_gp": DCGANConfig, "biggan": BigGANConfig}
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class DatasetConfig:
     fit: str
     split: str
     source: str | None
+    corrupt: str
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,11 @@ class BatchSizeConfig:
 @dataclass(frozen=True)
 class TargetConfig:
     metric: str
+    extra: list[str]
     features: str
+    generator: str
+    ema_decay: float
+    ema_start_step: int
     normalisation: str
     thresholds: list[float]
     samples: int
@@ -150,12 +169,14 @@ class Config:
     name: str
     seeds: int
     device: str
+    precision: str
+    micro_batch: int | str | None
     gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
     paths: PathsConfig
     task: TaskConfig
-    model: ModelConfig
+    model: DCGANConfig | BigGANConfig
     dataset: DatasetConfig
     optimizer: OptimizerConfig
     batch_size: BatchSizeConfig
@@ -168,7 +189,8 @@ class Config:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Config:
         """The config that `to_dict` was asked for, of this version or an earlier one; nothing is checked again."""
-        return _rebuilt(cls, {**_ADDED, **plain, "model": {**_ADDED_TO_MODEL, **plain["model"]}})
+        groups = {group: {**added, **plain[group]} for group, added in ADDED_TO_GROUPS.items()}
+        return _rebuilt(cls, {**ADDED, **plain, **groups})
 
     @property
     def study_dir(self) -> Path:
@@ -176,8 +198,18 @@ class Config:
 
 
 # What records of before these fields existed stand for.
-_ADDED = {"max_failures": 3, "gpus_per_trial": 1, "logger": {"name": "none"}}
-_ADDED_TO_MODEL = {"batch_norm": "global"}
+ADDED = {
+    "max_failures": 3,
+    "gpus_per_trial": 1,
+    "logger": {"name": "none"},
+    "precision": "fp32",
+    "micro_batch": None,
+}
+ADDED_TO_GROUPS: dict[str, dict[str, Any]] = {
+    "model": {"batch_norm": "global"},
+    "dataset": {"corrupt": "refuse"},
+    "target": {"extra": [], "generator": "eval", "ema_decay": 0.9999, "ema_start_step": 0},
+}
 
 
 @cache
@@ -191,9 +223,10 @@ def _rebuilt(schema: Any, plain: Any) -> Any:
     options = tuple(option for option in options if is_dataclass(option))
     if not options or not isinstance(plain, dict):
         return plain
-    named = OPTIMIZERS.get(str(plain.get("name")))
+    name = str(plain.get("name"))
+    named = [schemas[name] for schemas in (MODELS, OPTIMIZERS) if schemas.get(name) in options]
     fitting = [option for option in options if _field_types(option).keys() == plain.keys()]
-    chosen: Any = named if named in options else fitting[0]
+    chosen: Any = (named or fitting)[0]
     types = _field_types(chosen)
     return chosen(**{name: _rebuilt(types[name], value) for name, value in plain.items()})
 

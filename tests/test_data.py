@@ -23,7 +23,7 @@ from cbs.data.sampler import Sampler
 from cbs.errors import InputError
 from cbs.schema import DatasetConfig
 
-DIGITS = DatasetConfig("digits", 8, 1, "exact", "all", None)
+DIGITS = DatasetConfig("digits", 8, 1, "exact", "all", None, "refuse")
 
 
 def picture(size: tuple[int, int], seed: int) -> Image.Image:
@@ -83,14 +83,15 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         picture((40, 30), i).save(source / f"{i}.png")
     (source / "notes.txt").write_text("no image")
     for fit, other in (("crop", "stretch"), ("stretch", "crop")):
-        dataset = DatasetConfig("folder", 16, 3, fit, "all", str(tmp_path / "pictures"))
+        dataset = DatasetConfig("folder", 16, 3, fit, "all", str(tmp_path / "pictures"), "refuse")
         packed = prepare(dataset, tmp_path / "data")
         assert (packed.count, packed.shape) == (7, (3, 16, 16))
         assert (
-            packed.path != prepare(DatasetConfig("folder", 16, 3, other, "all", dataset.source), tmp_path / "data").path
+            packed.path
+            != prepare(DatasetConfig("folder", 16, 3, other, "all", dataset.source, "refuse"), tmp_path / "data").path
         )
     picture((40, 30), 2).resize((16, 16), Image.Resampling.BILINEAR)
-    stretched = prepare(DatasetConfig("folder", 16, 3, "stretch", "all", dataset.source), tmp_path / "data")
+    stretched = prepare(DatasetConfig("folder", 16, 3, "stretch", "all", dataset.source, "refuse"), tmp_path / "data")
     expected = np.asarray(picture((40, 30), 2).resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     np.testing.assert_array_equal(stretched.images()[2], expected)
 
@@ -99,17 +100,17 @@ def test_an_image_that_can_not_be_decoded_is_named(tmp_path: Path) -> None:
     picture((8, 8), 0).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"b\.png can't be decoded"):
-        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path)), tmp_path / "data")
+        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path), "refuse"), tmp_path / "data")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"b\.png can't be decoded"):
-        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path)), tmp_path / "data")
+        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path), "refuse"), tmp_path / "data")
 
 
 def test_images_of_another_size_are_refused_where_exact(tmp_path: Path) -> None:
     picture((9, 8), 0).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"dataset\.image_size is 8, but folder's images are 9x8"):
-        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path)), tmp_path / "data")
+        prepare(DatasetConfig("folder", 8, 3, "exact", "all", str(tmp_path), "refuse"), tmp_path / "data")
 
 
 def test_cifar10_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_cifar10_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kind, "train_list", [[f"data_batch_{i}", None] for i in range(1, 6)])
     monkeypatch.setattr(kind, "test_list", [["test_batch", None]])
     monkeypatch.setattr(kind, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
-    packed = prepare(DatasetConfig("cifar10", 32, 3, "exact", "train", None), tmp_path)
+    packed = prepare(DatasetConfig("cifar10", 32, 3, "exact", "train", None, "refuse"), tmp_path)
     np.testing.assert_array_equal(packed.images(), rows.reshape(20, 3, 32, 32))
 
 
@@ -144,7 +145,7 @@ def test_celeba_from_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, text in lines.items():
         (folder / name).write_text("\n".join(text) + "\n")
     monkeypatch.setattr(torchvision.datasets.CelebA, "_check_integrity", lambda self: True)
-    packed = prepare(DatasetConfig("celeba", 64, 3, "stretch", "train", None), tmp_path)
+    packed = prepare(DatasetConfig("celeba", 64, 3, "stretch", "train", None, "refuse"), tmp_path)
     assert (packed.count, packed.shape) == (3, (3, 64, 64))
     with Image.open(folder / "img_align_celeba" / names[1]) as image:
         expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
@@ -159,7 +160,7 @@ def test_lsun_from_its_own_files(tmp_path: Path) -> None:
             file = tmp_path / "one.webp"
             picture((100, 80), i).save(file, quality=95)
             writing.put(f"key{i}".encode(), file.read_bytes())
-    packed = prepare(DatasetConfig("lsun_bedroom", 64, 3, "crop", "train", None), tmp_path)
+    packed = prepare(DatasetConfig("lsun_bedroom", 64, 3, "crop", "train", None, "refuse"), tmp_path)
     assert (packed.count, packed.shape) == (4, (3, 64, 64))
     assert packed.images().std() > 10
 
@@ -171,7 +172,7 @@ def test_imagenet_from_its_own_files(tmp_path: Path) -> None:
         for i in range(2):
             picture((300, 200), i).save(root / "train" / wnid / f"{wnid}_{i}.JPEG")
     torch.save(({"n01440764": ("tench",), "n01443537": ("goldfish",)}, []), root / "meta.bin")
-    packed = prepare(DatasetConfig("imagenet", 128, 3, "crop", "train", None), tmp_path)
+    packed = prepare(DatasetConfig("imagenet", 128, 3, "crop", "train", None, "refuse"), tmp_path)
     assert (packed.count, packed.shape) == (4, (3, 128, 128))
 
 
@@ -191,7 +192,7 @@ def test_missing_data_says_what_to_do(name: str, words: str, tmp_path: Path, mon
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)
     with pytest.raises(InputError) as missing:
-        prepare(DatasetConfig(name, 64, 3, "stretch", "train", None), tmp_path)
+        prepare(DatasetConfig(name, 64, 3, "stretch", "train", None, "refuse"), tmp_path)
     assert words in str(missing.value)
     assert str(tmp_path) in str(missing.value)
     assert "\n" not in str(missing.value)
@@ -232,7 +233,7 @@ def test_several_workers_pack_the_same_bytes_and_name_what_they_can_not_decode(
 
     for i in range(300):
         picture((12, 10), i).save(tmp_path / f"{i:03d}.png")
-    dataset = DatasetConfig("folder", 8, 3, "crop", "all", str(tmp_path))
+    dataset = DatasetConfig("folder", 8, 3, "crop", "all", str(tmp_path), "refuse")
     alone = np.concatenate(list(sources.decoded(dataset, sources.open_source(dataset, tmp_path), 2)))
     monkeypatch.setattr(sources, "_FEW", 10)
     together = np.concatenate(list(sources.decoded(dataset, sources.open_source(dataset, tmp_path), 2)))

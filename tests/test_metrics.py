@@ -195,7 +195,7 @@ def test_the_committed_weights_can_be_trained_again() -> None:
 
 
 def test_the_distance_of_the_digits_to_themselves_and_to_noise(tmp_path: Path) -> None:
-    packed = prepare(DatasetConfig("digits", 8, 1, "exact", "all", None), tmp_path)
+    packed = prepare(DatasetConfig("digits", 8, 1, "exact", "all", None, "refuse"), tmp_path)
     extractor = features.build("digits", tmp_path, 8, 1, CPU)
     distance = Distance(packed, extractor, "fixed", tmp_path, CPU)
     real = torch.from_numpy(packed.images()).float() / 127.5 - 1
@@ -209,7 +209,7 @@ def test_the_distance_of_the_digits_to_themselves_and_to_noise(tmp_path: Path) -
 def test_the_real_side_is_cached_by_content_and_made_anew_when_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = prepare(DatasetConfig("digits", 8, 1, "exact", "all", None), tmp_path)
+    packed = prepare(DatasetConfig("digits", 8, 1, "exact", "all", None, "refuse"), tmp_path)
     extractor = features.build("pixels", tmp_path, 8, 1, CPU)
     images = [torch.zeros(5, 1, 8, 8) + torch.arange(5).view(5, 1, 1, 1) / 9]
     first = Distance(packed, extractor, "fixed", tmp_path, CPU)(images)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cbs import optim
+from cbs import models, optim
 from cbs.data.sampler import Sampler
 from cbs.models.batch_norm import synchronise
-from cbs.models.dcgan import Discriminator, Generator, count, initialise
+from cbs.models.dcgan import count, initialise
 from cbs.parallel import ALONE, Team
 from cbs.schema import Config
 from cbs.streams import stream
@@ -59,11 +59,7 @@ class GAN:
         self._team = team
         # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
         self._part = team.part(self.b)
-        data = config.dataset
-        self.generator = Generator(data.image_size, data.channels, self.model.width, self.model.latent)
-        self.discriminator = Discriminator(
-            data.image_size, data.channels, self.model.width, self.model.discriminator_norm
-        )
+        self.generator, self.discriminator = models.build(self.model, config.dataset)
         if team.size > 1 and self.model.batch_norm == "global":
             synchronise(self.generator, team)
             synchronise(self.discriminator, team)
