@@ -26,6 +26,7 @@ from benchmarks import fitting, launcher, slurm
 from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, typed
+from cbs.data import sampler
 from cbs.data.packed import prepare
 from cbs.machine import onednn, prefers_onednn
 from cbs.metrics.frechet import Moments, frechet_distance, root
@@ -111,7 +112,7 @@ def training_loop(data: Path) -> None:
     print("|---|---|---|---|")
     packed = prepare(config().dataset, data)
     for b, steps in ((4, 300), (64, 200), (512, 40)):
-        task = GAN(config(f"batch_size={b}"), 0, torch.from_numpy(packed.images()), CPU)
+        task = GAN(config(f"batch_size={b}"), 0, sampler.Pictures(torch.from_numpy(packed.images())), CPU)
         plain = PlainLoop(packed.images(), b)
 
         def ours(task: GAN = task, steps: int = steps, b: int = b) -> None:
@@ -138,7 +139,7 @@ def small_convolutions(data: Path) -> None:
     for size, width, b in ((8, 16, 2), (8, 16, 16), (8, 16, 64), (16, 16, 4), (16, 16, 32), (32, 32, 2), (32, 32, 16)):
         images = torch.randint(0, 256, (max(b, 64), 3, size, size), dtype=torch.uint8)
         found = config("dataset=cifar10", f"batch_size={b}", f"dataset.image_size={size}", f"model.width={width}")
-        task = GAN(found, 0, images, CPU)
+        task = GAN(found, 0, sampler.Pictures(images), CPU)
         times: dict[bool, list[float]] = {True: [], False: []}
         for enabled in (True, False) * 6:
             with onednn(enabled):

@@ -8,17 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
 
-from cbs import checkpoint, loggers
+from cbs import checkpoint, loggers, memory
 from cbs.claim import Claim
 from cbs.data.packed import Packed
+from cbs.data.sampler import Pictures
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
-from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics
+from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics, tf32
 from cbs.metrics import features
 from cbs.metrics.fid import Distance
 from cbs.outcome import Outcome
@@ -67,14 +68,22 @@ class Attempt:
         self.device = resolve_device(config.device)
         settle_numerics(self.device)
         self.packed = preflight(config)
-        self.task = self._build()
+        self._kept = checkpoint.load(folder.checkpoint_path)
+        self._settled = self._settle()
         data = Path(config.paths.data)
         shape = (config.dataset.image_size, config.dataset.channels)
         extractor = features.build(config.target.features, data, *shape, self.device)
         self.features_digest = extractor.digest
         self.distance = Distance(self.packed, extractor, config.target.normalisation, data, self.device)
+        self.task = self._build_fitting()
         self._saved_at = time.monotonic()
         self._told_at = -_PROGRESS_SECONDS
+
+    def _settle(self) -> Config:
+        """The config with the micro-batch that this run has, or is to have."""
+        if self._kept is not None and "micro_batch" in self._kept:
+            return replace(self.config, micro_batch=self._kept["micro_batch"])
+        return memory.fitted(self.config, self.packed.classes, self.device)
 
     def work(self, request: Request) -> Result:
         write_trial(self.config, self.folder.trial)
@@ -104,14 +113,35 @@ class Attempt:
         return self._finish(outcomes, progress, known)
 
     def _build(self) -> GAN:
-        self._team.tell("build", (self.seed, self.packed.digest))
+        self._team.tell("build", (self.seed, self.packed.digest, self._settled.micro_batch))
         data = on_device(self.packed, self.device)
-        task = GAN(self.config, self.seed, data, self.device, self._team)
+        task = GAN(self._settled, self.seed, data, self.device, self._team)
         self._team.meet()
         return task
 
+    def _build_fitting(self) -> GAN:
+        """The task, after a step and a part of an evaluation have shown that a GPU has room for them."""
+        if self.device.type != "cuda" or self._team.size > 1 or self._kept is not None:
+            return self._build()
+        while True:
+            try:
+                task = self._build()
+                task.step()
+                self.distance.rehearse(
+                    next(iter(task.sample(self.config.target.samples, stream(self.seed, "rehearsal"))))
+                )
+                del task
+                return self._build()
+            except torch.OutOfMemoryError as error:
+                self._settled = memory.smaller(self.config, self._settled, self.device, error)
+
+    def _rehearse(self, task: GAN) -> None:
+        task.step()
+        noise = stream(self.seed, "rehearsal")
+        self.distance.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
+
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
-        with onednn(trains_through_onednn(self.config)):
+        with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
             return train(
                 Led(self.task, self._team), self._measure, goal, progress, Hooks(self._evaluated, self._looked_up)
             )
@@ -122,11 +152,11 @@ class Attempt:
 
     def _measure(self, step: int, repeat: int) -> float:
         noise = stream(self.seed, "evaluation", step, repeat)
-        with onednn(True):
+        with onednn(True), tf32(False):
             return self.distance(self.task.sample(self.config.target.samples, noise))
 
     def _restore(self) -> Progress:
-        state = checkpoint.load(self.folder.checkpoint_path)
+        state, self._kept = self._kept, None
         if state is None:
             return Progress()
         self._same_ground(state["data"])
@@ -136,7 +166,12 @@ class Attempt:
     def _save(self, progress: Progress) -> None:
         self.claim.check()
         self._saved_at = time.monotonic() - 60 * self.config.checkpoint_minutes + _RETRY_SECONDS  # if this fails
-        state = {"task": self.task.state(), "progress": progress.state(), "data": self.packed.digest}
+        state = {
+            "task": self.task.state(),
+            "progress": progress.state(),
+            "data": self.packed.digest,
+            "micro_batch": self._settled.micro_batch,
+        }
         try:
             checkpoint.save(self.folder.checkpoint_path, state)
         except FileNotFoundError:
@@ -195,6 +230,8 @@ class Attempt:
             parameters=self.task.sizes,
             dataset={"name": self.config.dataset.name, "count": self.packed.count, "sha256": self.packed.digest},
             features_digest=self.features_digest,
+            micro_batch=self.task.micro_batch,
+            peak_memory_bytes=memory.peak_bytes(self.device),
         )
         write_json(self.folder.result_path, result.to_dict())
         self.logger.finish(progress.evaluations, result.outcomes)
@@ -236,12 +273,12 @@ def trains_through_onednn(config: Config) -> bool:
     return prefers_onednn(config.model.width, config.batch_size.initial // config.gpus_per_trial)
 
 
-def on_device(packed: Packed, device: torch.device) -> torch.Tensor:
+def on_device(packed: Packed, device: torch.device) -> Pictures:
     """The images where batches are gathered: on the device where they take under half of its free memory."""
-    images = torch.from_numpy(packed.images())
+    images, labels = torch.from_numpy(packed.images()), packed.labels()
     if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        return images.to(device)
-    return images
+        images = images.to(device)
+    return Pictures(images, None if labels is None else torch.from_numpy(labels).to(images.device), packed.classes)
 
 
 def write_trial(config: Config, folder: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,28 @@ def onednn(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.set_flags(before[0])
+
+
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """Multiply 32-bit floats on a GPU with 10 bits of mantissa, or with all 23."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Where a network's products are bfloat16's, if `precision` says so; what must not be rounded stays float32.
+
+    Casts of weights are not kept from one use to the next: a CUDA graph would keep them for ever.
+    """
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -8,6 +8,7 @@ networks stay the same without ever being sent.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,16 +40,14 @@ class Team:
     size: int = 1
     control: dist.ProcessGroup | None = None  # over it come commands: gloo's, on whatever device the sums are
 
-    def part(self, b: int) -> slice:
-        """This rank's part of a batch of b; no two parts differ by more than one."""
-        return slice(self.rank * b // self.size, (self.rank + 1) * b // self.size)
+    def parts(self, b: int, micro_batch: int) -> list[slice]:
+        """This rank's part of each micro-batch of a batch of b.
 
-    def weighted(self, loss: torch.Tensor, b: int) -> torch.Tensor:
-        """The mean over this rank's part of a batch, () -> (), as its term of the mean over the batch."""
-        if self.size == 1:
-            return loss
-        part = self.part(b)
-        return loss * ((part.stop - part.start) / b)
+        Micro-batches are as even as can be, none larger than `micro_batch`, and so are their parts.
+        """
+        k = -(-b // micro_batch)
+        ends = [m * b // k for m in range(k + 1)]
+        return [_share(low, high, self.rank, self.size) for low, high in itertools.pairwise(ends)]
 
     def total(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of x over the ranks, in the shape of x; differentiable any number of times."""
@@ -83,6 +82,11 @@ class Team:
         """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier(self.control)
+
+
+def _share(low: int, high: int, rank: int, size: int) -> slice:
+    n = high - low
+    return slice(low + rank * n // size, low + (rank + 1) * n // size)
 
 
 ALONE = Team()

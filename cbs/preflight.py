@@ -22,7 +22,8 @@ def preflight(config: Config) -> Packed:
     batch size over |S|, a results folder that can't be written, a logger that isn't installed.
     """
     loggers.check_installed(config.logger)
-    resolve_device(config.device)
+    if resolve_device(config.device).type == "cpu" and config.precision == "tf32":
+        raise InputError("precision is 'tf32', which only GPUs have: on a CPU it must be fp32 or bf16.")
     features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
     weights.digest(config.target.features, Path(config.paths.data))
     for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):

@@ -85,6 +85,8 @@ class Result:
     parameters: dict[str, int]
     dataset: dict[str, Any]
     features_digest: str
+    micro_batch: int | None = None
+    peak_memory_bytes: int | None = None
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:

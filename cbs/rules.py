@@ -59,6 +59,10 @@ def _check_parallel(config: Config) -> None:
     _at_least("gpus_per_trial", n, 1)
     if b < n:
         raise InputError(f"batch_size is {b}: with gpus_per_trial={n} it must be at least {n}, an image for each.")
+    if isinstance(config.micro_batch, int) and config.micro_batch < n:
+        raise InputError(
+            f"micro_batch is {config.micro_batch}: with gpus_per_trial={n} it must be at least {n}, an image for each."
+        )
     if n > 1 and ":" in config.device:
         raise InputError(f"device is {config.device!r}: with gpus_per_trial={n} it must be auto, cpu or cuda.")
 

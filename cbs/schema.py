@@ -24,12 +24,12 @@ class ModelConfig:
     loss: str
     penalty: float
     critic_steps: int
-    redraw_fakes: bool
     batch_norm: str
 
 
 @dataclass(frozen=True)
 class DCGANConfig(ModelConfig):
+    redraw_fakes: bool
     discriminator_norm: str
 
 

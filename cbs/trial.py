@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cbs import loggers, parallel
@@ -13,7 +14,7 @@ from cbs.claim import Claim, Superseded
 from cbs.data.packed import prepare
 from cbs.errors import InputError
 from cbs.key import trial_folder
-from cbs.machine import onednn, resolve_device, settle_numerics
+from cbs.machine import onednn, resolve_device, settle_numerics, tf32
 from cbs.parallel import ALONE, Team, check_size
 from cbs.preflight import preflight
 from cbs.record import Result, RunFolder
@@ -64,14 +65,14 @@ def follow(config: Config, team: Team) -> None:
     device = resolve_device(config.device)
     settle_numerics(device)
 
-    def build(ground: tuple[int, str]) -> GAN:
-        seed, digest = ground
+    def build(ground: tuple[int, str, int | None]) -> GAN:
+        seed, digest, micro_batch = ground
         packed = prepare(config.dataset, Path(config.paths.data))
         if packed.digest != digest:
             raise InputError(
                 f"paths.data is {config.paths.data!r}: rank {team.rank} finds other data there than rank 0."
             )
-        return GAN(config, seed, on_device(packed, device), device, team)
+        return GAN(replace(config, micro_batch=micro_batch), seed, on_device(packed, device), device, team)
 
-    with onednn(trains_through_onednn(config)):
+    with onednn(trains_through_onednn(config)), tf32(config.precision == "tf32"):
         parallel.follow(team, build)

@@ -8,15 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cbs.data.sampler import Pictures
 from cbs.streams import stream
-from cbs.tasks.gan import GAN, discriminator_loss, generator_loss, gradient_penalty
+from cbs.tasks.gan import GAN
+from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
 from tests.conftest import config
 
 IMAGES = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def gan(*overrides: str, seed: int = 0) -> GAN:
-    return GAN(config("batch_size=6", *overrides), seed, IMAGES, torch.device("cpu"))
+    return GAN(config("batch_size=6", *overrides), seed, Pictures(IMAGES), torch.device("cpu"))
 
 
 def flat(state: Any) -> list[torch.Tensor]:
@@ -42,7 +44,7 @@ def test_dcgan_step_is_the_plain_one() -> None:
     noise = stream(0, "latent")
     for _ in range(5):
         losses = task.step()
-        real = plain.sampler.draw(6)
+        real = plain.sampler.draw(6, [slice(6)])[0].images
         fake = g(torch.randn(6, 32, generator=noise))
         optimizer_d.zero_grad()
         loss_d = criterion(d(real), torch.ones(6)) + criterion(d(fake.detach()), torch.zeros(6))
@@ -69,7 +71,7 @@ def test_gradients_reach_the_optimizer_as_backward_would_leave_them(optimizer: s
     task, plain = gan(*choice), gan(*choice)
     noise, mixing = stream(0, "latent"), stream(0, "gradient penalty")
     task.step()
-    d, g, real = plain.discriminator, plain.generator, plain.sampler.draw(6)
+    d, g, real = plain.discriminator, plain.generator, plain.sampler.draw(6, [slice(6)])[0].images
     z = torch.randn(6, 32, generator=noise)
     fake = g(z).detach()
     loss = discriminator_loss("wasserstein", d(real), d(fake))

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cbs.models.dcgan import Discriminator, Generator, Head, Stem, count, initialise
+from cbs.models import count
+from cbs.models.dcgan import Discriminator, Generator, Head, Stem, initialise
 from cbs.streams import stream
 
 

@@ -21,12 +21,15 @@ def quadratic(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("betas", [(0.5, 0.999), (0.9, 0.99), (0.1, 0.9)])
 @pytest.mark.parametrize("eps", [1e-16, 1e-8])
-def test_adabelief_is_the_authors_package(weight_decay: float, betas: tuple[float, float], eps: float) -> None:
+@pytest.mark.parametrize("capturable", [False, True])
+def test_adabelief_is_the_authors_package(
+    weight_decay: float, betas: tuple[float, float], eps: float, capturable: bool
+) -> None:
     generator = torch.Generator().manual_seed(3)
     start = [torch.randn(5, generator=generator), torch.randn(2, 3, generator=generator)]
     ours = [s.clone().requires_grad_() for s in start]
     theirs = [s.clone().requires_grad_() for s in start]
-    mine = AdaBelief(ours, 1e-3, betas, eps, weight_decay)
+    mine = AdaBelief(ours, 1e-3, betas, eps, weight_decay, capturable)
     with contextlib.redirect_stdout(io.StringIO()):
         reference = Reference(
             theirs, 1e-3, betas, eps, weight_decay, weight_decouple=True, rectify=True, print_change_log=False
@@ -40,10 +43,11 @@ def test_adabelief_is_the_authors_package(weight_decay: float, betas: tuple[floa
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_adabelief_resumes_from_its_state() -> None:
+@pytest.mark.parametrize("capturable", [False, True])
+def test_adabelief_resumes_from_its_state(capturable: bool) -> None:
     def trained(steps: int, state: dict | None = None, start: torch.Tensor | None = None) -> tuple:
         p = (torch.ones(4) if start is None else start.clone()).requires_grad_()
-        optimizer = AdaBelief([p], 1e-2, (0.5, 0.999))
+        optimizer = AdaBelief([p], 1e-2, (0.5, 0.999), capturable=capturable)
         if state:
             optimizer.load_state_dict(state)
         for _ in range(steps):

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs import cli, parallel, trial
+from cbs.data.sampler import Pictures
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.models.dcgan import Generator
@@ -55,8 +56,8 @@ class Bare(Generator):
 
 
 def gan(name: str, found: Config, team: Team) -> GAN:
-    with mock.patch("cbs.tasks.gan.Generator", Bare if "no norm" in name else Generator):
-        return GAN(found, 0, IMAGES, torch.device("cpu"), team)
+    with mock.patch("cbs.models.Generator", Bare if "no norm" in name else Generator):
+        return GAN(found, 0, Pictures(IMAGES), torch.device("cpu"), team)
 
 
 def train(task: GAN, steps: int = STEPS) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def test_replicas_normalise_each_its_own_part(by_two: list[dict[str, Any]]) -> N
 
 @pytest.mark.parametrize(("b", "size"), [(7, 2), (8, 4), (5, 5), (1000, 7)])
 def test_parts_cover_a_batch_and_differ_by_at_most_one(b: int, size: int) -> None:
-    parts = [range(b)[Team(rank, size).part(b)] for rank in range(size)]
+    parts = [range(b)[part] for rank in range(size) for part in Team(rank, size).parts(b, b)]
     assert [i for part in parts for i in part] == list(range(b))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     assert min(map(len, parts)) >= 1

@@ -31,6 +31,10 @@ class Packed:
     count: int
     shape: tuple[int, int, int]
     digest: str
+    classes: int = 0
+
+    def labels(self) -> np.ndarray | None:
+        return None
 
     def images(self) -> np.ndarray:
         """(count, channels, size, size) uint8, memory-mapped; writing to it changes no file."""

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from cbs.streams import stream
 
-_ALL = slice(None)
+
+class Pictures(NamedTuple):
+    """Real images: (n, channels, size, size) uint8; where they have classes, labels (n,) int64, and how many."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None = None
+    classes: int = 0
+
+
+class Batch(NamedTuple):
+    """Images (n, channels, size, size) of torch's default dtype in [-1, 1] and labels (n,), on the device."""
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
 
 
 class Sampler:
@@ -16,9 +32,11 @@ class Sampler:
     epoch, and no image is left out. The order depends on the seed and the epoch only.
     """
 
-    def __init__(self, images: torch.Tensor, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, images: torch.Tensor, seed: int, device: torch.device, labels: torch.Tensor | None = None
+    ) -> None:
         """images: (n, channels, size, size) uint8, on the device or memory-mapped on the host."""
-        self.images = images
+        self.images, self.labels = images, labels
         self.consumed = 0
         self._seed = seed
         self._device = device
@@ -46,7 +64,12 @@ class Sampler:
             b -= len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def draw(self, b: int, part: slice = _ALL) -> torch.Tensor:
-        """A part of the next b images, (n, channels, size, size) of torch's default dtype in [-1, 1], on the device."""
-        batch = self.images.index_select(0, self.indices(b)[part]).to(self._device, non_blocking=True)
-        return batch.to(torch.get_default_dtype()).mul_(1 / 127.5).sub_(1.0)
+    def draw(self, b: int, parts: Sequence[slice]) -> list[Batch]:
+        """Parts of the next b images."""
+        indices = self.indices(b)
+        return [self._gathered(indices[part]) for part in parts]
+
+    def _gathered(self, indices: torch.Tensor) -> Batch:
+        batch = self.images.index_select(0, indices).to(self._device, non_blocking=True)
+        images = batch.to(torch.get_default_dtype()).mul_(1 / 127.5).sub_(1.0)
+        return Batch(images, None if self.labels is None else self.labels.index_select(0, indices).to(self._device))

@@ -76,6 +76,10 @@ class Distance:
         write_atomic(self._path, buffer.getvalue())
         return found
 
+    def rehearse(self, images: torch.Tensor) -> None:
+        """What a chunk of generated images takes of the device's memory is taken once."""
+        self._features(to_bytes(images, self._normalisation))
+
     def __call__(self, generated: Iterable[torch.Tensor]) -> float:
         """generated: chunks of (n, c, h, w) in [-1, 1]"""
         chunks = (to_bytes(images, self._normalisation) for images in generated)

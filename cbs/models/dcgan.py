@@ -40,7 +40,8 @@ class Head(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, channels, side, side) -> (b,)"""
-        return torch.mv(x.flatten(1), self.weight.flatten())
+        with torch.autocast(x.device.type, enabled=False):  # the loss is taken of these: whole floats
+            return torch.mv(x.flatten(1).to(self.weight.dtype), self.weight.flatten())
 
 
 def _normaliser(kind: str, channels: int) -> list[nn.Module]:
@@ -93,8 +94,3 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) and module.affine:
             nn.init.normal_(module.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(module.bias)
-
-
-def count(network: nn.Module) -> int:
-    """The number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters())

@@ -11,13 +11,18 @@ from cbs.schema import AdaBeliefConfig, AdamConfig, OptimizerConfig, RMSPropConf
 
 
 def build(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """One network's optimizer, with its own learning rate (the two time-scale rule)."""
+    """One network's optimizer, with its own learning rate (the two time-scale rule).
+
+    On a GPU its state lies there whole, so that a CUDA graph can hold an update.
+    """
+    parameters = list(parameters)
+    on_gpu = parameters[0].is_cuda
     if isinstance(config, AdaBeliefConfig):
         betas = (config.beta1, config.beta2)
-        return AdaBelief(parameters, lr, betas, config.eps, config.weight_decay)
+        return AdaBelief(parameters, lr, betas, config.eps, config.weight_decay, capturable=on_gpu)
     if isinstance(config, AdamConfig):
         betas = (config.beta1, config.beta2)
-        return torch.optim.Adam(parameters, lr, betas, config.eps, fused=True)
+        return torch.optim.Adam(parameters, lr, betas, config.eps, fused=True, capturable=on_gpu)
     if isinstance(config, RMSPropConfig):
-        return torch.optim.RMSprop(parameters, lr, config.alpha, config.eps, foreach=True)
+        return torch.optim.RMSprop(parameters, lr, config.alpha, config.eps, foreach=True, capturable=on_gpu)
     return torch.optim.SGD(parameters, lr, config.momentum, nesterov=config.nesterov, fused=True)

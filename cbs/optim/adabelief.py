@@ -19,6 +19,8 @@ class AdaBelief(torch.optim.Optimizer):
         n∞ = 2/(1−β2) − 1,    n = n∞ − 2 t β2^t/(1−β2^t)     (Liu et al. 2020, RAdam)
 
     As in that package, ε enters s at every step, and s carries no bias correction of its own: ρ has it.
+
+    capturable: count the steps on the parameters' device, so that a CUDA graph can hold an update.
     """
 
     def __init__(
@@ -28,15 +30,19 @@ class AdaBelief(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-16,
         weight_decay: float = 0.0,
+        capturable: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
+        self._capturable = capturable
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            group["step"] += 1
             parameters = [p for p in group["params"] if p.grad is not None]
+            if self._capturable:
+                group["step"] = torch.as_tensor(group["step"], dtype=torch.float64, device=group["params"][0].device)
+            group["step"] += 1
             if parameters:
                 self._update(group, parameters)
 
@@ -55,6 +61,9 @@ class AdaBelief(torch.optim.Optimizer):
         torch._foreach_add_(s, group["eps"])
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if self._capturable:
+            _move_by_tensors(group, parameters, m, s)
+            return
         size = -group["lr"] / (1 - beta1 ** group["step"])
         rectification = _rectification(group["step"], beta2)
         if rectification is None:
@@ -63,6 +72,26 @@ class AdaBelief(torch.optim.Optimizer):
             scale = torch._foreach_sqrt(s)
             torch._foreach_add_(scale, group["eps"])
             torch._foreach_addcdiv_(parameters, m, scale, value=size * rectification)
+
+
+def _move_by_tensors(
+    group: dict[str, Any], parameters: list[torch.Tensor], m: list[torch.Tensor], s: list[torch.Tensor]
+) -> None:
+    """The same with a step count in a tensor: nothing is decided on the host."""
+    step, (beta1, beta2) = group["step"], group["betas"]
+    decayed = beta2**step
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * decayed / (1 - decayed)
+    rectified = length >= 5
+    ratio = (length - 4) / (longest - 4) * (length - 2) / length * longest / (longest - 2)
+    size = -group["lr"] / (1 - beta1**step) * torch.where(rectified, ((1 - decayed) * ratio).clamp_min(0).sqrt(), 1.0)
+    scale = torch._foreach_sqrt(s)
+    torch._foreach_add_(scale, group["eps"])
+    torch._foreach_mul_(scale, rectified.to(scale[0].dtype))  # … or one
+    torch._foreach_add_(scale, (~rectified).to(scale[0].dtype))
+    moves = torch._foreach_div(m, scale)
+    torch._foreach_mul_(moves, size.to(moves[0].dtype))
+    torch._foreach_add_(parameters, moves)
 
 
 def _rectification(step: int, beta2: float) -> float | None:

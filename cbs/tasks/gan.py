@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from cbs import models, optim
-from cbs.data.sampler import Sampler
+from cbs.data.sampler import Pictures, Sampler
+from cbs.machine import arithmetic
 from cbs.models.batch_norm import synchronise
-from cbs.models.dcgan import count, initialise
+from cbs.models.modes import Average, evaluating, untracked
 from cbs.parallel import ALONE, Team
-from cbs.schema import Config
+from cbs.schema import BigGANConfig, Config
 from cbs.streams import stream
+from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
+from cbs.tasks.replay import Replay
 
 # Images generated at once for an evaluation, in pixels: a constant, because it shapes rounding.
 _CHUNK_PIXELS = 2**19
 
 
-def discriminator_loss(kind: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """The discriminator's loss from its logits on b real and b fake images, (b,) and (b,) -> ()."""
-    if kind == "nonsaturating":  # Goodfellow et al. 2014
-        return (F.softplus(-real) + F.softplus(fake)).mean()
-    if kind == "hinge":  # Lim & Ye 2017; Miyato et al. 2018, eq. 16
-        return (F.relu(1 - real) + F.relu(1 + fake)).mean()
-    return (fake - real).mean()  # Arjovsky et al. 2017
+class Draw(NamedTuple):
+    """All that is random of one network's update on one part of the batch: n latents (and real images).
+
+    fake_labels, labels: (n,) int64, of a conditional pair only. mix: (n, 1, 1, 1), of a gradient penalty only.
+    """
+
+    latents: torch.Tensor
+    fake_labels: torch.Tensor | None
+    images: torch.Tensor | None
+    labels: torch.Tensor | None
+    mix: torch.Tensor | None
 
 
-def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
-    """The generator's loss from the discriminator's logits on b fakes, (b,) -> ()."""
-    return F.softplus(-fake).mean() if kind == "nonsaturating" else -fake.mean()
-
-
-def gradient_penalty(
-    discriminator: nn.Module, real: torch.Tensor, fake: torch.Tensor, mix: torch.Tensor
-) -> torch.Tensor:
-    """E (|∇D(x̂)| − 1)², x̂ = mix·real + (1−mix)·fake, mix (b, 1, 1, 1) (Gulrajani et al. 2017, eq. 3)."""
-    between = torch.lerp(fake, real, mix).requires_grad_(True)
-    (slope,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
-    return (torch.linalg.vector_norm(slope.flatten(1), dim=1) - 1).square().mean()
+Draws = list[list[Draw]]
+"""A step's: for each of the discriminator's updates, then for the generator's, one draw per part of the batch."""
 
 
 class GAN:
@@ -49,31 +46,45 @@ class GAN:
 
     loss_names = ("loss_discriminator", "loss_generator")
 
-    def __init__(
-        self, config: Config, seed: int, images: torch.Tensor, device: torch.device, team: Team = ALONE
-    ) -> None:
-        """images: (n, channels, size, size) uint8, where the sampler is to gather from."""
+    def __init__(self, config: Config, seed: int, data: Pictures, device: torch.device, team: Team = ALONE) -> None:
+        """data: where the sampler is to gather from. config.micro_batch: settled, no longer "auto"."""
+        assert not isinstance(config.micro_batch, str)
         self.model = config.model
         self.b = config.batch_size.initial
         self.device = device
         self._team = team
+        self._mode = config.target.generator
+        self._precision = config.precision
         # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
-        self._part = team.part(self.b)
-        self.generator, self.discriminator = models.build(self.model, config.dataset)
+        self.micro_batch = config.micro_batch
+        self._parts = team.parts(self.b, config.micro_batch or self.b)
+        self._classes = data.classes if isinstance(self.model, BigGANConfig) else 0
+        self.generator, self.discriminator = models.build(self.model, config.dataset, self._classes)
+        shadow = copy.deepcopy(self.generator) if self._mode == "ema" else None
         if team.size > 1 and self.model.batch_norm == "global":
             synchronise(self.generator, team)
             synchronise(self.discriminator, team)
-        initialise(self.generator, stream(seed, "initialise generator"))
-        initialise(self.discriminator, stream(seed, "initialise discriminator"))
-        self.generator.to(device)
-        self.discriminator.to(device)
+        models.initialise(self.generator, stream(seed, "initialise generator"))
+        models.initialise(self.discriminator, stream(seed, "initialise discriminator"))
+        if device.type == "cuda":
+            for network in (self.generator, self.discriminator):
+                # Tensor cores want an image's channels side by side.
+                network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = None
+        if shadow is not None:
+            decay, start = config.target.ema_decay, config.target.ema_start_step
+            self.average = Average(shadow.to(device), self.generator, decay, start)
         self._g = list(self.generator.parameters())
         self._d = list(self.discriminator.parameters())
         self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
         self.optimizer_d = optim.build(config.optimizer, self._d, config.optimizer.lr_discriminator)
-        self.sampler = Sampler(images, seed, device)
+        self.sampler = Sampler(data.images, seed, device, data.labels if self._classes else None)
         self._latent = stream(seed, "latent", device=device)
+        self._label = stream(seed, "fake labels", device=device)
         self._mix = stream(seed, "gradient penalty", device=device)
+        small = self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
+        alone = team.size == 1 and len(self._parts) == 1
+        self._replay = Replay(self._learn, self._tensors) if device.type == "cuda" and small and alone else None
 
     @property
     def samples(self) -> int:
@@ -81,41 +92,105 @@ class GAN:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"generator": count(self.generator), "discriminator": count(self.discriminator)}
+        return {"generator": models.count(self.generator), "discriminator": models.count(self.discriminator)}
 
     def step(self) -> tuple[torch.Tensor, ...]:
         """Update the discriminator `critic_steps` times, then the generator once."""
-        for _ in range(self.model.critic_steps):
-            z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)[self._part]
-            fake = self.generator(z)
-            loss_d = self._discriminate(self.sampler.draw(self.b, self._part), fake.detach())
-            loss_d = self._update(self.optimizer_d, self._d, loss_d)
-        if self.model.redraw_fakes:
-            fake = self.generator(z)
-        loss_g = generator_loss(self.model.loss, self.discriminator(fake))
-        loss_g = self._update(self.optimizer_g, self._g, loss_g)
+        draws = [self._draw(real=True) for _ in range(self.model.critic_steps)]
+        draws.append(self._draw(real=False) if isinstance(self.model, BigGANConfig) else draws[-1])
+        losses = self._learn(draws) if self._replay is None else self._replay(draws)
+        if self.average is not None:
+            self.average.follow(self.sampler.consumed // (self.b * self.model.critic_steps))
+        return losses
+
+    def _draw(self, real: bool) -> list[Draw]:
+        """What one update needs, part by part; `real` images for the discriminator's."""
+        z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)
+        y = mix = None
+        if self._classes:
+            y = torch.randint(self._classes, (self.b,), generator=self._label, device=self.device)
+        if real and self.model.penalty:
+            mix = torch.rand(self.b, 1, 1, 1, generator=self._mix, device=self.device)
+        batches = self.sampler.draw(self.b, self._parts) if real else [(None, None)] * len(self._parts)
+        return [
+            Draw(z[part], y if y is None else y[part], images, labels, mix if mix is None else mix[part])
+            for part, (images, labels) in zip(self._parts, batches, strict=True)
+        ]
+
+    def _learn(self, draws: Draws) -> tuple[torch.Tensor, ...]:
+        """The step itself: a function of what was drawn and of the networks' and optimizers' tensors."""
+        *critic, last = draws
+        fakes: list[torch.Tensor] = []
+        for update in critic:
+            fakes = []
+            loss_d = self._descend(self.optimizer_d, self._d, self._critic_losses(update, fakes))
+        loss_g = self._descend(self.optimizer_g, self._g, self._generator_losses(last, fakes))
         return loss_d, loss_g
 
-    def _discriminate(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        loss = discriminator_loss(self.model.loss, self.discriminator(real), self.discriminator(fake))
-        if self.model.penalty:
-            mix = torch.rand(self.b, 1, 1, 1, generator=self._mix, device=self.device)[self._part]
-            loss = loss + self.model.penalty * gradient_penalty(self.discriminator, real, fake, mix)
+    def _critic_losses(self, update: list[Draw], fakes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The discriminator's loss on each part; leaves the fakes, if the generator's update is to go on from them."""
+        for draw in update:
+            assert draw.images is not None
+            with arithmetic(self.device, self._precision):
+                fake = self._fake_for_critic(draw, fakes, last=len(update) == 1)
+                loss = self._critic_loss(draw, draw.images, fake)
+            yield loss
+
+    def _fake_for_critic(self, draw: Draw, fakes: list[torch.Tensor], last: bool) -> torch.Tensor:
+        if isinstance(self.model, BigGANConfig) or self.model.redraw_fakes:
+            with torch.no_grad():
+                return self.generator(*_of(draw.latents, draw.fake_labels))
+        if last:
+            fakes.append(self.generator(draw.latents))
+            return fakes[0].detach()
+        # The graphs of all parts wouldn't fit: the generator's update makes the same fakes again, and only it
+        # may move the running statistics.
+        with torch.no_grad(), untracked(self.generator):
+            return self.generator(draw.latents)
+
+    def _critic_loss(self, draw: Draw, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.model, BigGANConfig):  # one pass over both, as the authors': nothing mixes images there
+            assert draw.labels is not None
+            assert draw.fake_labels is not None
+            labels = torch.cat([draw.labels, draw.fake_labels])
+            of_real, of_fake = self.discriminator(torch.cat([real, fake]), labels).split(len(real))
+        else:
+            of_real, of_fake = self.discriminator(real), self.discriminator(fake)
+        loss = discriminator_loss(self.model.loss, of_real, of_fake)
+        if draw.mix is not None:
+            penalty = gradient_penalty(lambda x: self.discriminator(*_of(x, draw.labels)), real, fake, draw.mix)
+            loss = loss + self.model.penalty * penalty
         return loss
 
-    def _update(
-        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: torch.Tensor
+    def _generator_losses(self, update: list[Draw], fakes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for draw in update:
+            with arithmetic(self.device, self._precision):
+                fake = fakes[0] if fakes else self.generator(*_of(draw.latents, draw.fake_labels))
+                logits = self.discriminator(*_of(fake, draw.fake_labels))
+                loss = generator_loss(self.model.loss, logits)
+            yield loss
+
+    def _descend(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], losses: Iterable[torch.Tensor]
     ) -> torch.Tensor:
         """One optimizer step along the gradient for these parameters only: the other network gets none.
 
-        loss: the mean over this process's part of the batch. Returns the whole batch's, detached.
+        losses: the mean over each part of this process's share of the batch. Returns the whole batch's, detached.
         """
-        loss = self._team.weighted(loss, self.b)
-        *gradients, loss = self._team.totals([*torch.autograd.grad(loss, parameters), loss.detach()])
+        sums: list[torch.Tensor] = []
+        for part, mean in zip(self._parts, losses, strict=True):
+            loss = mean if part == slice(0, self.b) else mean * ((part.stop - part.start) / self.b)
+            terms = [*torch.autograd.grad(loss, parameters), loss.detach()]
+            if sums:
+                torch._foreach_add_(sums, terms)
+            else:
+                sums = terms
+        *gradients, loss = self._team.totals(sums)
+        if optimizer is self.optimizer_g and isinstance(self.model, BigGANConfig) and self.model.orthogonal_penalty:
+            penalty = self.model.orthogonal_penalty * models.orthogonality(self.generator)
+            torch._foreach_add_(gradients, torch.autograd.grad(penalty, parameters, materialize_grads=True))
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            # Fused optimizers on a CPU read a gradient as if it lay in memory as its parameter does. What a
-            # convolution's second derivative returns doesn't, and only `backward` would have laid it out so.
-            parameter.grad = gradient.contiguous()
+            parameter.grad = laid_out_as(parameter, gradient)
         optimizer.step()
         return loss
 
@@ -123,38 +198,71 @@ class GAN:
     def sample(self, count: int, noise: torch.Generator) -> Iterator[torch.Tensor]:
         """Generate `count` images in chunks of (n, channels, size, size), in [-1, 1].
 
-        The generator is in evaluation mode meanwhile, and nothing that training depends on changes.
+        The generator is used as config.target.generator says, its classes drawn evenly, and nothing that
+        training depends on changes.
         """
-        pixels = self.sampler.images.shape[-1] ** 2
-        chunk = max(1, _CHUNK_PIXELS // pixels)
-        self.generator.eval()
-        try:
+        network = self.generator if self.average is None else self.average.network
+        chunk = max(1, _CHUNK_PIXELS // self.sampler.images.shape[-1] ** 2)
+        with evaluating(network, batch_statistics=self._mode == "batch"):
             for start in range(0, count, chunk):
-                z = torch.randn(min(chunk, count - start), self.model.latent, generator=noise)
-                yield self.generator(z.to(self.device))
-        finally:
-            self.generator.train()
+                n = min(chunk, count - start)
+                z = torch.randn(n, self.model.latent, generator=noise).to(self.device)
+                y = torch.randint(self._classes, (n,), generator=noise).to(self.device) if self._classes else None
+                yield network(*_of(z, y))
 
     def finite(self) -> bool:
         norms = torch._foreach_norm([p.detach() for p in (*self._g, *self._d)])
         return bool(torch.stack(norms).isfinite().all())
 
+    def _networks(self) -> dict[str, nn.Module]:
+        average = {} if self.average is None else {"average": self.average.network}
+        return {"generator": self.generator, "discriminator": self.discriminator, **average}
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Every tensor that a step changes in place."""
+        networks = [self.generator, self.discriminator]
+        tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
+        for optimizer in (self.optimizer_g, self.optimizer_d):
+            values = [v for held in (*optimizer.state.values(), *optimizer.param_groups) for v in held.values()]
+            tensors += [value for value in values if isinstance(value, torch.Tensor)]
+        return [t.detach() for t in tensors]
+
     def state(self) -> dict[str, Any]:
         return {
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
+            **{name: network.state_dict() for name, network in self._networks().items()},
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "latent": self._latent.get_state(),
+            "label": self._label.get_state(),
             "mix": self._mix.get_state(),
             "consumed": self.sampler.consumed,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
+        for name, network in self._networks().items():
+            network.load_state_dict(state[name])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         self._latent.set_state(state["latent"])
+        if "label" in state:  # checkpoints of before there were classes have none
+            self._label.set_state(state["label"])
         self._mix.set_state(state["mix"])
         self.sampler.seek(state["consumed"])
+        if self._replay is not None:
+            self._replay.forget()
+
+
+def _of(x: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """What a network is given: labels only where it is conditioned on them."""
+    return (x,) if labels is None else (x, labels)
+
+
+def laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient that lies in memory as its parameter does.
+
+    Fused optimizers read it so. What a convolution's second derivative returns doesn't lie like that, and only
+    `backward` would have laid it out.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
