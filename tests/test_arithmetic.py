@@ -169,7 +169,7 @@ def test_a_batch_that_does_not_fit_is_refused_or_cut() -> None:
         assert "micro_batch=auto" in str(refused.value)
         assert fitted(replace(large, micro_batch="auto"), 0, CPU).micro_batch in (8, 16, 32)
         assert fitted(replace(large, micro_batch=8), 0, CPU).micro_batch == 8
-    with mock.patch.object(memory, "free_bytes", return_value=need):
+    with little, mock.patch.object(memory, "free_bytes", return_value=need):
         with pytest.raises(InputError, match="micro_batch is 64, for which"):
             fitted(config("dataset=celeba", "batch_size=128", "micro_batch=64"), 0, CPU)
     assert fitted(replace(large, micro_batch="auto"), 0, CPU).micro_batch is None
