@@ -25,10 +25,13 @@ from torch import nn
 from cbs import cli, parallel, trial
 from cbs.errors import InputError
 from cbs.key import trial_folder
+from cbs.models import biggan
+from cbs.models.batch_norm import synchronise
 from cbs.models.dcgan import Generator
 from cbs.parallel import ALONE, Team
 from cbs.record import RunFolder
 from cbs.schema import Config
+from cbs.streams import stream
 from cbs.tasks.gan import GAN
 from tests.conftest import ROOT, TINY, command, config
 
@@ -55,13 +58,28 @@ class Bare(Generator):
 
 
 def gan(name: str, found: Config, team: Team) -> GAN:
-    with mock.patch("cbs.tasks.gan.Generator", Bare if "no norm" in name else Generator):
+    with mock.patch("cbs.models.dcgan.Generator", Bare if "no norm" in name else Generator):
         return GAN(found, 0, IMAGES, torch.device("cpu"), team)
 
 
 def train(task: GAN, steps: int = STEPS) -> dict[str, Any]:
     losses = torch.stack([torch.stack(task.step()) for _ in range(steps)])
     return {"losses": losses, "state": task.state()}
+
+
+def conditional(team: Team) -> dict[str, Any]:
+    """A pass of BigGAN's generator in training: gradients of a sum over 7 images, and the buffers after."""
+    generator = biggan.Generator(8, 1, 2, 6, 10, 3, attention=4)
+    if team.size > 1:
+        synchronise(generator, team)
+    biggan.initialise(generator, stream(0, "initialise generator"))
+    z, weights = (torch.randn(7, *shape, generator=stream(0, "draws")) for shape in ((6,), (1, 8, 8)))
+    part = team.part(7)
+    total = (generator(z[part], torch.arange(7)[part]) * weights[part]).sum()
+    return {
+        "gradients": team.totals(list(torch.autograd.grad(total, list(generator.parameters())))),
+        "buffers": dict(generator.named_buffers()),
+    }
 
 
 def free_port() -> int:
@@ -97,6 +115,7 @@ def one_of_two(rank: int, port: int, configs: dict[str, Config], folder: Path) -
         resumed = gan("wgan_gp", configs["wgan_gp"], team)
         resumed.load(torch.load(folder / "halfway.pt"))
         found["wgan_gp, resumed"] = train(resumed, STEPS // 2)
+        found["biggan"] = conditional(team)
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -161,6 +180,14 @@ def test_two_processes_go_on_where_one_stopped(by_two: list[dict[str, Any]]) -> 
     with double():
         expected = train(alone("wgan_gp"))
     assert_close(by_two[0]["wgan_gp, resumed"]["state"], expected["state"])
+
+
+def test_two_processes_normalise_biggan_as_one(by_two: list[dict[str, Any]]) -> None:
+    with double():
+        expected = conditional(ALONE)
+    assert expected["gradients"][1].abs().max() > 1e-3
+    for found in by_two:
+        assert_close(found["biggan"], expected)
 
 
 class Halves(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from cbs import models, optim
 from cbs.data.sampler import Sampler
 from cbs.models.batch_norm import synchronise
-from cbs.models.dcgan import count, initialise
+from cbs.models.dcgan import count
 from cbs.parallel import ALONE, Team
 from cbs.schema import Config
 from cbs.streams import stream
@@ -59,12 +59,12 @@ class GAN:
         self._team = team
         # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
         self._part = team.part(self.b)
-        self.generator, self.discriminator = models.build(self.model, config.dataset)
+        self.generator, self.discriminator = models.build(self.model, config.dataset, classes=0)
         if team.size > 1 and self.model.batch_norm == "global":
             synchronise(self.generator, team)
             synchronise(self.discriminator, team)
-        initialise(self.generator, stream(seed, "initialise generator"))
-        initialise(self.discriminator, stream(seed, "initialise discriminator"))
+        models.initialise(self.generator, stream(seed, "initialise generator"))
+        models.initialise(self.discriminator, stream(seed, "initialise discriminator"))
         self.generator.to(device)
         self.discriminator.to(device)
         self._g = list(self.generator.parameters())
