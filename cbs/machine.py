@@ -76,6 +76,13 @@ def arithmetic(device: torch.device, precision: str) -> AbstractContextManager[N
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
+def whole_floats(kind: str) -> AbstractContextManager[Any]:
+    """On devices of this type: what is computed here isn't rounded to bfloat16, inside `arithmetic` neither."""
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, revision, device and command of this process."""
     import numpy

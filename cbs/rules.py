@@ -73,8 +73,6 @@ def _check_model(config: Config) -> None:
     one_of("model.loss", model.loss, ("nonsaturating", "hinge", "wasserstein"))
     if isinstance(model, DCGANConfig):
         one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
-    else:
-        _check_biggan(model, dataset)
     one_of("model.batch_norm", model.batch_norm, ("global", "replica"))
     _at_least("model.width", model.width, 1)
     _at_least("model.latent", model.latent, 1)
@@ -84,6 +82,13 @@ def _check_model(config: Config) -> None:
     one_of("dataset.channels", dataset.channels, (1, 3))
     one_of("dataset.fit", dataset.fit, ("exact", "stretch", "crop"))
     one_of("dataset.corrupt", dataset.corrupt, ("refuse", "skip"))
+    if isinstance(model, BigGANConfig):
+        _check_biggan(model, dataset)
+
+
+def latent_chunks(image_size: int) -> int:
+    """How many chunks a BigGAN's latent is cut into: one for the first layer, of side 4 (2 at 8x8), one a doubling."""
+    return image_size.bit_length() - (2 if image_size > 8 else 1)
 
 
 def _check_biggan(model: BigGANConfig, dataset: DatasetConfig) -> None:
@@ -91,10 +96,15 @@ def _check_biggan(model: BigGANConfig, dataset: DatasetConfig) -> None:
         raise InputError(f"model.name is 'biggan': it needs classes to condition on, and {dataset.name} has none.")
     _at_least("model.shared_embedding", model.shared_embedding, 1)
     _at_least("model.orthogonal_penalty", model.orthogonal_penalty, 0)
-    if model.attention is not None:
-        one_of(
-            "model.attention", model.attention, [side for side in (4, 8, 16, 32, 64, 128) if side < dataset.image_size]
+    chunks = latent_chunks(dataset.image_size)
+    if model.latent % chunks:
+        raise InputError(
+            f"model.latent is {model.latent}: with dataset.image_size={dataset.image_size} it must be a multiple of "
+            f"{chunks}, because it is cut into as many equal chunks."
         )
+    if model.attention is not None:
+        sides = [dataset.image_size >> halvings for halvings in range(1, chunks - 1)]
+        one_of("model.attention", model.attention, sides)
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cbs.models import dcgan
-from cbs.models.dcgan import Discriminator, Generator
-from cbs.schema import DatasetConfig, DCGANConfig, ModelConfig
+from cbs.models import biggan, dcgan
+from cbs.schema import BigGANConfig, DatasetConfig, DCGANConfig
 
 
-def build(model: ModelConfig, data: DatasetConfig, classes: int) -> tuple[nn.Module, nn.Module]:
-    """A config's generator and discriminator, not initialised."""
-    assert isinstance(model, DCGANConfig)
-    generator = Generator(data.image_size, data.channels, model.width, model.latent)
-    return generator, Discriminator(data.image_size, data.channels, model.width, model.discriminator_norm)
+def build(model: DCGANConfig | BigGANConfig, data: DatasetConfig, classes: int) -> tuple[nn.Module, nn.Module]:
+    """A config's generator and discriminator, not initialised.
+
+    classes: of the data; networks that condition on none leave it aside.
+    """
+    size, channels = data.image_size, data.channels
+    if isinstance(model, BigGANConfig):
+        shape = (model.shared_embedding, model.attention)
+        return (
+            biggan.Generator(size, channels, model.width, model.latent, classes, *shape),
+            biggan.Discriminator(size, channels, model.width, classes, model.attention),
+        )
+    generator = dcgan.Generator(size, channels, model.width, model.latent)
+    return generator, dcgan.Discriminator(size, channels, model.width, model.discriminator_norm)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw a network's weights from the generator, as its family does."""
-    dcgan.initialise(network, generator)
-
-
-def orthogonality(network: nn.Module) -> torch.Tensor:
-    raise NotImplementedError
+    """Draw a new network's weights, as its authors do."""
+    family = biggan if isinstance(network, biggan.Generator | biggan.Discriminator) else dcgan
+    family.initialise(network, generator)
 
 
 def count(network: nn.Module) -> int:

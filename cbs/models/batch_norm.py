@@ -12,7 +12,7 @@ def synchronise(network: nn.Module, team: Team) -> None:
     """Put a fresh GlobalBatchNorm2d in the place of each of a network's BatchNorm2d."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(network, name, GlobalBatchNorm2d(child.num_features, team))
+            setattr(network, name, GlobalBatchNorm2d(child.num_features, child.affine, team))
         else:
             synchronise(child, team)
 
@@ -24,8 +24,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     device: E x² − (E x)² would lose the digits that the two share.
     """
 
-    def __init__(self, channels: int, team: Team) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, affine: bool, team: Team) -> None:
+        super().__init__(channels, affine=affine)
         self._team = team
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,13 +40,17 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         centred = x - mean.view(each)
         variance = self._team.total(centred.square().sum(over)) / count
         self._track(mean, variance * (count / (count - 1)))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return centred * scale.view(each)
+        scale = self.weight * scale
         return torch.addcmul(self.bias.view(each), centred, scale.view(each))
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Move the running statistics, which evaluation uses, towards these."""
-        assert self.running_mean is not None
+        """Move the running statistics, which evaluation uses, towards these, unless they are put aside."""
+        if self.running_mean is None:
+            return
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import nn
 
+from cbs.machine import whole_floats
+
 
 def _base(size: int) -> int:
     """The side of the smallest feature maps: 4, but 2 at 8x8, so that every network has a hidden strided layer."""
@@ -40,7 +42,7 @@ class Head(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(b, channels, side, side) -> (b,)"""
-        with torch.autocast(x.device.type, enabled=False):  # the loss is taken of these: whole floats
+        with whole_floats(x.device.type):  # the loss is taken of these
             return torch.mv(x.flatten(1).to(self.weight.dtype), self.weight.flatten())
 
 

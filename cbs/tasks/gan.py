@@ -13,6 +13,7 @@ from cbs import models, optim
 from cbs.data.sampler import Pictures, Sampler
 from cbs.machine import arithmetic
 from cbs.models.batch_norm import synchronise
+from cbs.models.biggan import orthogonality
 from cbs.models.modes import Average, evaluating, untracked
 from cbs.parallel import ALONE, Team
 from cbs.schema import BigGANConfig, Config
@@ -187,7 +188,7 @@ class GAN:
                 sums = terms
         *gradients, loss = self._team.totals(sums)
         if optimizer is self.optimizer_g and isinstance(self.model, BigGANConfig) and self.model.orthogonal_penalty:
-            penalty = self.model.orthogonal_penalty * models.orthogonality(self.generator)
+            penalty = self.model.orthogonal_penalty * orthogonality(self.generator)
             torch._foreach_add_(gradients, torch.autograd.grad(penalty, parameters, materialize_grads=True))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = laid_out_as(parameter, gradient)
