@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cbs import rules
 from cbs.errors import InputError, nearest
@@ -101,5 +101,7 @@ def _parse(schema: Any, plain: dict[str, Any], group: str) -> Any:
 
 
 def _spoken(error: OmegaConfBaseException, prefix: str) -> str:
+    if isinstance(error, MissingMandatoryValue):
+        return f"{prefix}{error.full_key} has no value here: give one."
     first = str(error).splitlines()[0].rstrip(".")
     return f"{prefix}{error.full_key or ''}: {first}."

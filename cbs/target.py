@@ -44,6 +44,12 @@ class Cadence:
             last = at
         return last
 
+    def count(self, step: int, until: int) -> int:
+        """How many evaluations there are after `step`, up to `until`."""
+        if self.every_steps is not None:
+            return max(0, until // self.every_steps - step // self.every_steps)
+        return sum(at > step for at in itertools.takewhile(lambda at: at <= until, self._geometric()))
+
 
 @dataclass(frozen=True)
 class Ask:

@@ -20,8 +20,9 @@ from cbs.preflight import preflight
 from cbs.record import Result, RunFolder
 from cbs.schema import Config, Request
 from cbs.tasks.gan import GAN
+from cbs.work import work
 
-__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "write_trial"]
+__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "work", "write_trial"]
 
 
 def run(

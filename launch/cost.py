@@ -1,9 +1,9 @@
-"""What a run will cost: seconds a step as a function of b, from records where there are any."""
+"""What a run will cost: seconds a step as a function of b, from records, or from how much arithmetic it is."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,12 @@ class Pace:
     """Seconds of one step at batch size b: step_seconds + b·image_seconds.
 
     The first part is what starting a step's kernels takes, whatever b; the second is arithmetic and memory.
+    evaluation_seconds: of one evaluation, where the steps' seconds don't contain their part of it.
     """
 
     step_seconds: float
     image_seconds: float
+    evaluation_seconds: float = 0.0
 
     def seconds(self, b: int) -> float:
         return self.step_seconds + b * self.image_seconds
@@ -66,35 +68,80 @@ class Estimate:
     processes: int = 1
 
 
-def _kind(config: Config) -> tuple[str, int, str, int]:
-    """Runs that should step at the same pace at the same b."""
-    return (config.model.name, config.model.width, config.dataset.name, config.dataset.image_size)
+# What is taken of a run of which neither records nor a submission say anything.
+_GUESS = Pace(0.004, 0.00005)
+# Sustained in training, in 1e12 operations a second: about a third of an A100's peak; a core's with no GPU.
+_TFLOPS = {"fp32": 7.0, "tf32": 50.0, "bf16": 100.0}
+_TFLOPS_OF_A_CORE = 0.03
 
 
-def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Pace) -> list[Estimate]:
+def kind(config: Config) -> str:
+    """Runs of one kind should step at the same pace at the same b."""
+    model, data, target = config.model, config.dataset, config.target
+    where = "cpu" if config.device == "cpu" else "gpu"
+    measured = f"{target.features}-{target.samples}"
+    return f"{model.name}-{model.width}/{data.name}-{data.image_size}/{config.precision}/{where}/{measured}"
+
+
+def first_paces(configs: Sequence[Config], step_ms: float, tflops: float | None) -> dict[str, Pace]:
+    """The pace of each kind of run before there are records: its arithmetic, at so many 1e12 operations a second."""
+    return {name: _first_pace(config, step_ms, tflops) for name, config in {kind(c): c for c in configs}.items()}
+
+
+def _first_pace(config: Config, step_ms: float, tflops: float | None) -> Pace:
+    from cbs import trial
+
+    def seconds(operations: float, precision: str) -> float:
+        rate = tflops or (_TFLOPS_OF_A_CORE if config.device == "cpu" else _TFLOPS[precision])
+        return operations / (1e12 * rate)
+
+    work = trial.work(config)
+    return Pace(step_ms / 1000, seconds(work.image, config.precision), seconds(work.evaluation, "fp32"))
+
+
+def as_record(paces: Mapping[str, Pace]) -> dict[str, list[float]]:
+    """Paces for a manifest, which `from_record` reads."""
+    return {name: [pace.step_seconds, pace.image_seconds, pace.evaluation_seconds] for name, pace in paces.items()}
+
+
+def from_record(raw: Mapping[str, Sequence[float]]) -> dict[str, Pace]:
+    return {name: Pace(*parts) for name, parts in raw.items()}
+
+
+def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
+    """The pace of a config's kind; a guess where it isn't among these."""
+    return lambda config: paces.get(kind(config), _GUESS)
+
+
+def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
     """How long each run takes: its steps times its pace, longest first.
 
     Steps are the median of the trial's seeds that arrived, else the whole budget. done: runs with records.
+    default: the pace of a config of whose kind there are none.
     """
-    measured: dict[tuple[str, int, str, int], dict[int, list[float]]] = {}
+    measured: dict[str, dict[int, list[float]]] = {}
+    of_kind: dict[str, Config] = {}
     steps: dict[str, list[int]] = {}
     for run, result in done.items():
         seconds = sum(result.seconds.values()) / max(result.last_step, 1)
-        by_size = measured.setdefault(_kind(run.config), {})
+        of_kind[kind(run.config)] = run.config
+        by_size = measured.setdefault(kind(run.config), {})
         by_size.setdefault(run.config.batch_size.initial, []).append(seconds)
         outcome = result.outcomes.get(min(run.config.target.thresholds))
         if isinstance(outcome, Reached):
             steps.setdefault(run.folder.key, []).append(outcome.first_below)
     paces = {
-        kind: default.through({b: statistics.median(seconds) for b, seconds in by_size.items()})
-        for kind, by_size in measured.items()
+        name: default(of_kind[name]).through({b: statistics.median(seconds) for b, seconds in by_size.items()})
+        for name, by_size in measured.items()
     }
     found = []
     for run in runs:
-        b, kind = run.config.batch_size.initial, _kind(run.config)
-        pace = paces.get(kind, default)
-        wanted = statistics.median(steps.get(run.folder.key, [run.config.target.budget_steps]))
-        left = max(0, wanted - run.folder.progress().get("step", 0))
-        seconds = _START_SECONDS + left * pace.seconds(b)
-        found.append(Estimate(run, wanted, seconds, pace.share(b), kind in paces, run.config.gpus_per_trial))
+        config = run.config
+        b, name = config.batch_size.initial, kind(config)
+        pace = paces[name] if name in paces else default(config)
+        wanted = statistics.median(steps.get(run.folder.key, [config.target.budget_steps]))
+        at = run.folder.progress().get("step", 0)
+        evaluations = config.target.cadence.count(at, int(wanted))
+        seconds = _START_SECONDS + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds
+        found.append(Estimate(run, wanted, seconds, pace.share(b), name in paces, config.gpus_per_trial))
     return sorted(found, key=lambda one: -one.seconds)

@@ -54,9 +54,10 @@ def _table(now: Plan, settings: Settings) -> str:
         table.add_row(str(number), names, str(load.lanes), spoken(3600 * load.hours), cost)
     hours = sum(load.hours for load in now.loads)
     known = sum(one.known for one in now.found)
-    sources = "this sweep's records" if known else "hydra.launcher.step_ms and image_ms"
+    arithmetic = "the networks' arithmetic (hydra.launcher.step_ms, tflops)"
+    sources = "this sweep's records" if known else arithmetic
     if 0 < known < len(now.found):
-        sources = f"this sweep's records for {known} of them, hydra.launcher.step_ms and image_ms for the others"
+        sources = f"this sweep's records for {known} of them, {arithmetic} for the others"
     cost = spoken(3600 * hours) + (
         f", {spoken(3600 * hours * settings.gpus_per_task)} of GPU time" if settings.gpus_per_task else ""
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 from cbs.errors import InputError, nearest
 from cbs.schema import Config
-from launch.cost import Pace
 
 # Options of sbatch by which a sweep's jobs are found again.
 _OURS = ("job-name", "array", "output", "error", "clusters", "chdir", "signal", "requeue", "no-requeue")
@@ -34,7 +33,7 @@ class Settings:
     setup: list[str]
     sbatch: dict[str, Any]
     step_ms: float
-    image_ms: float
+    tflops: float | None
     prepare: bool
     wait: bool
 
@@ -73,7 +72,7 @@ class Settings:
             _whole("pack", self.pack, 1, "auto or ")
         if self.fill_min is not None:
             _whole("fill_min", self.fill_min, 1, "null or ")
-        for name in ("step_ms", "image_ms", *(["mem_gb"] if self.mem_gb is not None else [])):
+        for name in ("step_ms", *(name for name in ("tflops", "mem_gb") if getattr(self, name) is not None)):
             if not isinstance(getattr(self, name), int | float) or not getattr(self, name) > 0:
                 raise InputError(f"hydra.launcher.{name} is {getattr(self, name)!r}: it must be a number above 0.")
         if not isinstance(self.setup, list) or not all(isinstance(line, str) for line in self.setup):
@@ -85,10 +84,6 @@ class Settings:
         for name in self.sbatch:
             if name.replace("_", "-") in _OURS:
                 raise InputError(f"hydra.launcher.sbatch has {name!r}: that option is the launcher's own.")
-
-    @property
-    def pace(self) -> Pace:
-        return Pace(self.step_ms / 1000, self.image_ms / 1000)
 
     def fitted(self, configs: Sequence[Config]) -> Settings:
         """These settings with as many GPUs to a task as a trial needs; InputError where its cores are too few."""

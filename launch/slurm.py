@@ -16,7 +16,7 @@ from cbs.cli import FAILED
 from cbs.errors import counted
 from cbs.schema import Config, Request
 from launch import queue
-from launch.cost import Estimate, estimates
+from launch.cost import Estimate, Pace, as_record, estimates, first_paces, known_paces
 from launch.display import summary
 from launch.job import Job
 from launch.pack import packed
@@ -37,6 +37,7 @@ class Plan:
     queued: list[Run]
     found: list[Estimate]
     loads: list[Load]
+    paces: dict[str, Pace]
 
     def opening(self) -> str:
         queued = f", {len(self.queued)} in the queue" if self.queued else ""
@@ -53,10 +54,11 @@ def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | Non
         sweep = planned(wanted)
     queued = [run for run in sweep.waiting if run.id in in_queue]
     sweep.waiting = [run for run in sweep.waiting if run.id not in in_queue]
-    found = estimates(sweep.waiting, sweep.done, settings.pace)
+    paces = first_paces([run.config for run in sweep.waiting], settings.step_ms, settings.tflops)
+    found = estimates(sweep.waiting, sweep.done, known_paces(paces))
     hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
     loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task, hours) if found else []
-    return Plan(sweep, queued, found, loads)
+    return Plan(sweep, queued, found, loads, paces)
 
 
 def _freed_the_dead(sweep: Sweep) -> int:
@@ -117,12 +119,14 @@ def submit(wanted: list[Run], settings: Settings) -> Plan:
             _say(now, seen)
             return now
         if not prepared:  # it may take long: what is left is then looked at again
-            preflight([replace(one.run.config, device="cpu") for one in now.found])
+            preflight([replace(one.run.config, device="cpu", precision="fp32") for one in now.found])
             prepared = True
             continue
         number = seen[-1].number + 1 if seen else 1
         carrying = [one.run for one in now.found]
-        submission = create(study, number, carrying, now.loads, array_size, asdict(settings))
+        submission = create(
+            study, number, carrying, now.loads, array_size, {**asdict(settings), "paces": as_record(now.paces)}
+        )
         if submission is not None:
             break
     _say(now, seen)

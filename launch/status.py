@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Reached
 from cbs.record import SCHEMA, RecordError, Result, run_folders
 from cbs.schema import Config
-from launch.cost import Estimate, Pace, estimates
+from launch.cost import Estimate, Pace, estimates, from_record, known_paces
 from launch.plan import Run
 from launch.queue import SlurmError
 from launch.submissions import Carried, Carrier, Submission, carried, carriers, submissions
@@ -96,7 +96,7 @@ def status(study: Path) -> Status:
         except RecordError as error:
             damaged[run] = str(error)
     settled = {run for run in wanted if run.settled(results.get(run))}
-    expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _pace(found))}
+    expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _paces(found))}
     rows = []
     for run in wanted:
         share = last[run.id].share if run.id in last else float(run.config.gpus_per_trial)
@@ -147,10 +147,12 @@ def _trained_on_gpus(runs: Sequence[Run]) -> bool:
     return False
 
 
-def _pace(found: Sequence[Submission]) -> Pace:
-    """What a step takes until records say it: as the last submission has it, or a guess."""
-    settings = found[-1].content["settings"] if found else {"step_ms": 4.0, "image_ms": 0.05}
-    return Pace(settings["step_ms"] / 1000, settings["image_ms"] / 1000)
+def _paces(found: Sequence[Submission]) -> Callable[[Config], Pace]:
+    """What a step takes until records say it: as the submissions have it, or a guess."""
+    paces: dict[str, Pace] = {}
+    for submission in found:
+        paces |= from_record(submission.content["settings"].get("paces", {}))  # older manifests have none
+    return known_paces(paces)
 
 
 def _settled(run: Run, result: Result, share: float) -> Row:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.models import inception_v3
 
 from cbs.outcome import Censored, Reached
 from cbs.record import Result
 from cbs.schema import Config
-from launch.cost import Estimate, Pace, estimates
+from cbs.work import _FEATURES, _Count, work
+from launch.cost import Estimate, Pace, as_record, estimates, first_paces, from_record, kind, known_paces
 from launch.crew import shared
 from launch.job import devices
 from launch.pack import lanes, packed
@@ -97,12 +102,49 @@ def result(run: Run, seconds: float, steps: int, arrived: bool) -> Result:
 def test_estimates_learn_from_what_is_finished(tiny: Callable[..., Config]) -> None:
     small, large = (tiny(f"batch_size={b}", "seeds=2", "target.budget_steps=10000") for b in (8, 64))
     a, b, c, d = runs([small, large])
-    unknown = estimates([a, b, c, d], {}, PACE)
+    unknown = estimates([a, b, c, d], {}, lambda _: PACE)
     assert [one.run for one in unknown][:2] == [c, d]
     assert not any(one.known for one in unknown)
     assert unknown[0].seconds == pytest.approx(5 + 10_000 * PACE.seconds(64))
     done = {a: result(a, 20.0, 2000, True), c: result(c, 50.0, 1000, False)}
-    found = {one.run: one for one in estimates([b, d], done, PACE)}
+    found = {one.run: one for one in estimates([b, d], done, lambda _: PACE)}
     assert found[b].known
     assert found[b].seconds == pytest.approx(5 + 2000 * 0.01)  # its other seed arrived at step 2,000
     assert found[d].seconds == pytest.approx(5 + 10_000 * 0.05)  # none arrived: the whole budget
+
+
+def test_work_is_counted_in_products_and_convolutions(tiny: Callable[..., Config]) -> None:
+    """The DCGAN of the paper, by hand: D on real, on fakes, and again for G; each backward takes twice a pass.
+
+    The first layer of each network and the images have no gradient to be computed, where nobody asks for one.
+    """
+    found = work(
+        tiny("dataset=celeba", "model.width=64", "model.latent=100", "target.samples=10", "target.every_steps=null")
+    )
+    d = [2 * 32 * 32 * 64 * 48, 2 * 16 * 16 * 128 * 64 * 16, 2 * 8 * 8 * 256 * 128 * 16, 2 * 4 * 4 * 512 * 256 * 16]
+    g = [2 * 100 * 8192, *reversed(d[1:]), 2 * 32 * 32 * 64 * 48]
+    passes = 3 * sum(d) + sum(g)
+    backward = 2 * (2 * sum(d) - d[0]) + (2 * sum(d) - sum(d)) + (2 * sum(g) - g[0])
+    assert found.image == pytest.approx(passes + backward, rel=0.02)
+    assert found.evaluation == pytest.approx(10 * (sum(g) + 11.4e9), rel=0.01)
+
+
+def test_inceptions_arithmetic_is_torchvisions() -> None:
+    with FakeTensorMode(), _Count() as counted:
+        inception_v3(weights=None, aux_logits=False, init_weights=False).eval()(torch.empty(1, 3, 299, 299))
+    assert counted.total == pytest.approx(_FEATURES["inception"], rel=0.01)
+
+
+def test_what_a_run_may_cost_grows_with_its_networks_and_its_evaluations(tiny: Callable[..., Config]) -> None:
+    small, large = tiny(), tiny("model.width=32", "model.latent=64", "target.every_steps=10", "target.samples=5000")
+    paces = first_paces([small, large], 4.0, 1e-3)
+    assert set(paces) == {kind(small), kind(large)}
+    assert from_record(json.loads(json.dumps(as_record(paces)))) == paces
+    of = known_paces(paces)
+    one, other = (estimates(runs([found]), {}, of)[0] for found in (small, large))
+    assert of(large).image_seconds > 2 * of(small).image_seconds
+    evaluations = large.target.cadence.count(0, 150)
+    assert evaluations == 15
+    assert other.seconds == pytest.approx(5 + 150 * of(large).seconds(64) + 15 * of(large).evaluation_seconds)
+    assert one.seconds < other.seconds
+    assert first_paces([small], 4.0, 2e-3)[kind(small)].image_seconds == pytest.approx(of(small).image_seconds / 2)

@@ -27,7 +27,7 @@ from launch.submissions import Load, Submission, carried, create, submissions
 from tests.conftest import ROOT, TINY, command
 
 SETTINGS = {"gpus_per_task": 0}
-SUBMITTED = {**SETTINGS, "step_ms": 4.0, "image_ms": 0.05}
+SUBMITTED = {**SETTINGS, "step_ms": 4.0}
 
 
 def make(study: Path, configs: list[Config], number: int = 1, array_size: int = 1000) -> Submission | None:

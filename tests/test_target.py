@@ -70,3 +70,15 @@ def test_outcomes_survive_a_round_trip_and_settle_requests() -> None:
     assert settles(Censored(100), 100)
     assert not settles(Censored(100), 101)
     assert not settles(None, 1)
+
+
+@given(
+    st.builds(Cadence, st.none() | st.integers(1, 900), st.integers(1, 500), st.floats(0.02, 1)),
+    st.integers(0, 5000),
+    st.integers(0, 5000),
+)
+def test_evaluations_are_counted_as_they_come(cadence: Cadence, step: int, until: int) -> None:
+    at, count = cadence.following(step), 0
+    while at <= until:
+        at, count = cadence.following(at), count + 1
+    assert cadence.count(step, until) == count

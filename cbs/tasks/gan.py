@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -61,20 +60,20 @@ class GAN:
         self._parts = team.parts(self.b, config.micro_batch or self.b)
         self._classes = data.classes if isinstance(self.model, BigGANConfig) else 0
         self.generator, self.discriminator = models.build(self.model, config.dataset, self._classes)
-        shadow = copy.deepcopy(self.generator) if self._mode == "ema" else None
+        shadow = models.build(self.model, config.dataset, self._classes)[0] if self._mode == "ema" else None
         if team.size > 1 and self.model.batch_norm == "global":
             synchronise(self.generator, team)
             synchronise(self.discriminator, team)
         models.initialise(self.generator, stream(seed, "initialise generator"))
         models.initialise(self.discriminator, stream(seed, "initialise discriminator"))
         if device.type == "cuda":
-            for network in (self.generator, self.discriminator):
+            for network in filter(None, (self.generator, self.discriminator, shadow)):
                 # Tensor cores want an image's channels side by side.
                 network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = None
         if shadow is not None:
             decay, start = config.target.ema_decay, config.target.ema_start_step
-            self.average = Average(shadow.to(device), self.generator, decay, start)
+            self.average = Average(shadow, self.generator, decay, start)
         self._g = list(self.generator.parameters())
         self._d = list(self.discriminator.parameters())
         self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
