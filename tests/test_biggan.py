@@ -555,12 +555,15 @@ def test_configs_build_the_pair_they_name() -> None:
             "model.latent is 25: with dataset.image_size=8 it must be a multiple of 3",
         ),
         (
-            ("dataset=imagenet", "dataset.image_size=256"),
+            ("dataset=imagenet", "target.thresholds=[60]", "dataset.image_size=256"),
             "model.latent is 120: with dataset.image_size=256 it must be a m",
         ),
         (("dataset=digits", "model.attention=8"), "model.attention is 8: allowed: 4."),
-        (("dataset=imagenet", "model.attention=4"), "model.attention is 4: did you mean 64? (allowed: 16, 32, 64, 8)"),
-        (("dataset=imagenet", "dataset.image_size=48"), "dataset.image_size is 48"),
+        (
+            ("dataset=imagenet", "target.thresholds=[60]", "model.attention=4"),
+            "model.attention is 4: did you mean 64? (allowed: 16, 32, 64, 8)",
+        ),
+        (("dataset=imagenet", "target.thresholds=[60]", "dataset.image_size=48"), "dataset.image_size is 48"),
     ],
 )
 def test_what_the_networks_cannot_be_is_refused(overrides: tuple[str, ...], words: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from adabelief_pytorch import AdaBelief as Reference
 
 from cbs import optim
+from cbs.optim import adabelief
 from cbs.optim.adabelief import AdaBelief
 from tests.conftest import config
 
@@ -41,6 +42,22 @@ def test_adabelief_is_the_authors_package(
             optimizer.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(block: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(adabelief, "_BLOCK", block)
+        generator = torch.Generator().manual_seed(3)
+        parameters = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((50,), (30, 7), (2, 2))]
+        optimizer = AdaBelief(parameters, 1e-2)
+        for _ in range(12):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        return parameters
+
+    for ours, theirs in zip(trained(32), trained(2**16), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("capturable", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -47,13 +47,23 @@ class AdaBelief(torch.optim.Optimizer):
                 self._update(group, parameters)
 
     def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
-        beta1, beta2 = group["betas"]
         for p in parameters:
             if not self.state[p]:
                 self.state[p] = {"m": torch.zeros_like(p), "s": torch.zeros_like(p)}
-        grads = [p.grad for p in parameters if p.grad is not None]
-        m = [self.state[p]["m"] for p in parameters]
-        s = [self.state[p]["s"] for p in parameters]
+        tensors = [[p, p.grad, self.state[p]["m"], self.state[p]["s"]] for p in parameters]
+        blocks = tensors if parameters[0].is_cuda else [block for row in tensors for block in _blocks(row)]
+        for some in _groups(blocks):
+            self._update_block(group, *(list(column) for column in zip(*some, strict=True)))
+
+    def _update_block(
+        self,
+        group: dict[str, Any],
+        parameters: list[torch.Tensor],
+        grads: list[torch.Tensor],
+        m: list[torch.Tensor],
+        s: list[torch.Tensor],
+    ) -> None:
+        beta1, beta2 = group["betas"]
         torch._foreach_lerp_(m, grads, 1 - beta1)
         surprise = torch._foreach_sub(grads, m)
         torch._foreach_mul_(s, beta2)
@@ -72,6 +82,28 @@ class AdaBelief(torch.optim.Optimizer):
             scale = torch._foreach_sqrt(s)
             torch._foreach_add_(scale, group["eps"])
             torch._foreach_addcdiv_(parameters, m, scale, value=size * rectification)
+
+
+# What stays in a core's cache while nine operations go over it.
+_BLOCK = 2**18
+
+
+def _blocks(row: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """A parameter with its gradient and moments, cut into blocks; the parts are views."""
+    if row[0].numel() <= _BLOCK or not all(tensor.is_contiguous() for tensor in row):
+        return [row]
+    return [list(parts) for parts in zip(*(tensor.view(-1).split(_BLOCK) for tensor in row), strict=True)]
+
+
+def _groups(rows: list[list[torch.Tensor]]) -> Iterator[list[list[torch.Tensor]]]:
+    """Rows in their order, together as long as they make a block; on a GPU all at once."""
+    some: list[list[torch.Tensor]] = []
+    for row in rows:
+        if some and not row[0].is_cuda and sum(r[0].numel() for r in some) + row[0].numel() > _BLOCK:
+            yield some
+            some = []
+        some.append(row)
+    yield some
 
 
 def _move_by_tensors(
