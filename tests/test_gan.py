@@ -42,7 +42,7 @@ def test_dcgan_step_is_the_plain_one() -> None:
     noise = stream(0, "latent")
     for _ in range(5):
         losses = task.step()
-        real = plain.sampler.draw(6)
+        real = plain.sampler.draw(6, [slice(6)])[0].images
         fake = g(torch.randn(6, 32, generator=noise))
         optimizer_d.zero_grad()
         loss_d = criterion(d(real), torch.ones(6)) + criterion(d(fake.detach()), torch.zeros(6))
@@ -69,7 +69,7 @@ def test_gradients_reach_the_optimizer_as_backward_would_leave_them(optimizer: s
     task, plain = gan(*choice), gan(*choice)
     noise, mixing = stream(0, "latent"), stream(0, "gradient penalty")
     task.step()
-    d, g, real = plain.discriminator, plain.generator, plain.sampler.draw(6)
+    d, g, real = plain.discriminator, plain.generator, plain.sampler.draw(6, [slice(6)])[0].images
     z = torch.randn(6, 32, generator=noise)
     fake = g(z).detach()
     loss = discriminator_loss("wasserstein", d(real), d(fake))
@@ -117,7 +117,7 @@ def test_every_combination_steps_and_resumes_exactly(model: str, optimizer: str,
         half.step()
     again = gan(*choice, seed=1)
     again.load(half.state())
-    again.sampler._seed = 0  # the data order is a function of the run's seed, not of its state
+    again.sampler._order._seed = 0  # the data order is a function of the run's seed, not of its state
     for _ in range(7):
         again.step()
     assert same(again, whole)

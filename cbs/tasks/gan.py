@@ -88,7 +88,7 @@ class GAN:
         for _ in range(self.model.critic_steps):
             z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)[self._part]
             fake = self.generator(z)
-            loss_d = self._discriminate(self.sampler.draw(self.b, self._part), fake.detach())
+            loss_d = self._discriminate(self.sampler.draw(self.b, [self._part])[0].images, fake.detach())
             loss_d = self._update(self.optimizer_d, self._d, loss_d)
         if self.model.redraw_fakes:
             fake = self.generator(z)
