@@ -65,17 +65,19 @@ class Files(Dataset):
 
 
 def plainly(network: nn.Module) -> nn.Module:
-    """A DCGAN with the layers that a script would write: our matrix products as the convolutions that they are."""
-    for i, layer in enumerate(list(network) if isinstance(network, nn.Sequential) else []):
+    """A network with the layers that a script has: DCGAN's matrix products as the convolutions that they are."""
+    if not isinstance(network, nn.Sequential):
+        return network
+    layers: list[nn.Module] = []
+    for layer in network:
         if isinstance(layer, dcgan.Stem):
             inputs, outputs, side, _ = layer.weight.shape
-            network[i] = nn.Sequential(
-                nn.Unflatten(1, (inputs, 1, 1)), nn.ConvTranspose2d(inputs, outputs, side, bias=False)
-            )  # type: ignore[index,operator]
+            layers += [nn.Unflatten(1, (inputs, 1, 1)), nn.ConvTranspose2d(inputs, outputs, side, bias=False)]
         elif isinstance(layer, dcgan.Head):
-            inputs, side = layer.weight.shape[1], layer.weight.shape[2]
-            network[i] = nn.Sequential(nn.Conv2d(inputs, 1, side, bias=False), nn.Flatten(0))  # type: ignore[index,operator]
-    return network
+            layers += [nn.Conv2d(layer.weight.shape[1], 1, layer.weight.shape[2], bias=False), nn.Flatten(0)]
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)
 
 
 class Plain:
@@ -86,13 +88,15 @@ class Plain:
         self.conditional = isinstance(found.model, BigGANConfig)
         pair = models.build(found.model, found.dataset, 1000)
         self.g, self.d = (plainly(network).to(device) for network in pair)
-        rates = (found.optimizer.lr_generator, found.optimizer.lr_discriminator)
-        moments = {"betas": (0.5, 0.999)}
-        self.og, self.od = (
-            torch.optim.Adam(n.parameters(), r, **moments) for n, r in zip((self.g, self.d), rates, strict=True)
-        )  # type: ignore[arg-type]
-        workers = {"num_workers": 8, "persistent_workers": True, "pin_memory": True} if device.type == "cuda" else {}
-        loader: DataLoader = DataLoader(Files(images, labels), self.b, shuffle=True, drop_last=True, **workers)  # type: ignore[arg-type]
+        self.og = torch.optim.Adam(self.g.parameters(), found.optimizer.lr_generator, (0.5, 0.999))
+        self.od = torch.optim.Adam(self.d.parameters(), found.optimizer.lr_discriminator, (0.5, 0.999))
+        files = Files(images, labels)
+        if device.type == "cuda":
+            loader: DataLoader = DataLoader(
+                files, self.b, shuffle=True, drop_last=True, num_workers=8, persistent_workers=True, pin_memory=True
+            )
+        else:
+            loader = DataLoader(files, self.b, shuffle=True, drop_last=True)
         self.batches = self._endless(loader)
         self.log: list[tuple[float, float]] = []
 
@@ -205,9 +209,7 @@ def report(device: torch.device) -> None:
             share = mine * b * work(found).image / ceilings[found.precision]
             print(f"| {name} | {b} | {mine:,.1f} | {plain:,.1f} | {ratio:.1f}× | {share:.0%} |", flush=True)
     for precision, most_flops in ceilings.items():
-        print(
-            f"\nThe ceiling, {precision}: {most_flops / 1e12:.3g} TFLOP/s in products and convolutions, measured in this run."
-        )
+        print(f"\nThe ceiling, {precision}: {most_flops / 1e12:.3g} TFLOP/s in products and convolutions of this run.")
 
 
 def optimizers() -> None:

@@ -119,7 +119,7 @@ def test_every_combination_steps_and_resumes_exactly(model: str, optimizer: str,
         half.step()
     again = gan(*choice, seed=1)
     again.load(half.state())
-    again.sampler._seed = 0  # the data order is a function of the run's seed, not of its state
+    again.sampler._order._seed = 0  # the data order is a function of the run's seed, not of its state
     for _ in range(7):
         again.step()
     assert same(again, whole)

@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 import torch
 
+from cbs.data.ahead import Ahead
 from cbs.streams import stream
+
+# From this size on a CPU's images, which may come from the disk, are gathered ahead in a thread: it costs some 50 µs
+# a batch. A rule and not a measurement, so that a run does the same on every machine.
+_LARGE_BYTES = 2**30
 
 
 class Pictures(NamedTuple):
@@ -19,57 +24,91 @@ class Pictures(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images (n, channels, size, size) of torch's default dtype in [-1, 1] and labels (n,), on the device."""
+    """images: (n, channels, size, size) of torch's default dtype in [-1, 1]; labels: (n,) int64, or None."""
 
     images: torch.Tensor
     labels: torch.Tensor | None
 
 
+class Order:
+    """Endless epochs over n images, each a fresh permutation, which depends on the seed and the epoch only."""
+
+    def __init__(self, n: int, seed: int, device: torch.device) -> None:
+        """device: where indices are wanted."""
+        self._n, self._seed, self._device = n, seed, device
+        self._latest = (-1, torch.empty(0, dtype=torch.int64))
+
+    def _epoch(self, epoch: int) -> torch.Tensor:
+        known, order = self._latest
+        if epoch != known:
+            drawn = torch.randperm(self._n, generator=stream(self._seed, "data order", epoch))
+            order = drawn.to(self._device)
+            self._latest = epoch, order
+        return order
+
+    def indices(self, start: int, b: int) -> torch.Tensor:
+        """The images of samples start..start+b−1, (b,) int64."""
+        parts = []
+        while b:
+            epoch, position = divmod(start, self._n)
+            part = self._epoch(epoch)[position : position + b]
+            parts.append(part)
+            start += len(part)
+            b -= len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def rows(self, start: int, b: int, parts: Sequence[slice]) -> torch.Tensor:
+        """The images of parts of those samples, one after the other, (n,) int64."""
+        indices = self.indices(start, b)
+        return indices[parts[0]] if len(parts) == 1 else torch.cat([indices[part] for part in parts])
+
+
 class Sampler:
-    """Endless epochs over n images, each a fresh permutation, cut into batches.
+    """Batches of n images.
 
     A batch goes on into the next epoch where b does not divide n: every image is seen exactly once per
-    epoch, and no image is left out. The order depends on the seed and the epoch only.
+    epoch, and no image is left out.
     """
 
     def __init__(
         self, images: torch.Tensor, seed: int, device: torch.device, labels: torch.Tensor | None = None
     ) -> None:
-        """images: (n, channels, size, size) uint8, on the device or memory-mapped on the host."""
-        self.images, self.labels = images, labels
+        """images: (n, channels, size, size) uint8, on the device or memory-mapped on the host. labels: (n,) int64."""
+        self.images = images
+        self.labels = None if labels is None else labels.to(images.device)
         self.consumed = 0
-        self._seed = seed
-        self._device = device
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._order = Order(len(images), seed, images.device)
+        on_host = images.device.type == "cpu"
+        ahead = on_host and (device.type != "cpu" or images.nbytes >= _LARGE_BYTES)
+        self._ahead = Ahead(self.images, self.labels, device, self._order.rows) if ahead else None
 
     def seek(self, consumed: int) -> None:
         """Continue after this many samples."""
         self.consumed = consumed
-
-    def _epoch_order(self, epoch: int) -> torch.Tensor:
-        if epoch != self._epoch:
-            order = torch.randperm(len(self.images), generator=stream(self._seed, "data order", epoch))
-            self._epoch, self._order = epoch, order.to(self.images.device)
-        return self._order
+        if self._ahead is not None:
+            self._ahead.forget()
 
     def indices(self, b: int) -> torch.Tensor:
         """The next b indices, (b,) int64."""
-        parts = []
-        while b:
-            epoch, position = divmod(self.consumed, len(self.images))
-            part = self._epoch_order(epoch)[position : position + b]
-            parts.append(part)
-            self.consumed += len(part)
-            b -= len(part)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        found = self._order.indices(self.consumed, b)
+        self.consumed += b
+        return found
 
     def draw(self, b: int, parts: Sequence[slice]) -> list[Batch]:
-        """Parts of the next b images."""
-        indices = self.indices(b)
-        return [self._gathered(indices[part]) for part in parts]
+        """Parts of the same next b images, on the device.
 
-    def _gathered(self, indices: torch.Tensor) -> Batch:
-        batch = self.images.index_select(0, indices).to(self._device, non_blocking=True)
-        images = batch.to(torch.get_default_dtype()).mul_(1 / 127.5).sub_(1.0)
-        return Batch(images, None if self.labels is None else self.labels.index_select(0, indices).to(self._device))
+        Raises what went wrong while they were gathered ahead, as if it had gone wrong now.
+        """
+        if self._ahead is None:
+            rows = self._order.rows(self.consumed, b, parts)
+            pixels = self.images.index_select(0, rows)
+            labels = None if self.labels is None else self.labels.index_select(0, rows)
+        else:
+            pixels, labels = self._ahead.take(self.consumed, b, parts)
+        self.consumed += b
+        images = pixels.mul(1 / 127.5).sub_(1.0)
+        if len(parts) == 1:
+            return [Batch(images, labels)]
+        sizes = [len(range(b)[part]) for part in parts]
+        apart = [None] * len(parts) if labels is None else labels.split(sizes)
+        return [Batch(*part) for part in zip(images.split(sizes), apart, strict=True)]

@@ -1,108 +1,197 @@
-"""Where each data set's images come from, as PIL images or arrays in a fixed order."""
+"""Each data set's original files, in every layout that they are found in."""
 
 from __future__ import annotations
 
-import contextlib
+import os
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cbs.errors import InputError, nearest
+from cbs.data.stores import SUFFIXES, Arrays, Files, Lmdb, Store, Zip, is_image
+from cbs.data.tars import class_tars, shards
+from cbs.errors import InputError, counted, nearest
 from cbs.schema import DatasetConfig
-
-_FEW = 5000  # up to here, starting workers takes longer than decoding
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one data set: how many, image i as a PIL image, and what to call it."""
+    """The images of one data set: in which layout they were found, and their classes, where they have any.
 
-    count: int
-    read: Callable[[int], Any]
-    name: Callable[[int], str]
+    labels: (n,) int64 in 0..classes−1.
+    """
+
+    layout: str
+    store: Store
+    labels: np.ndarray | None = None
+    classes: int = 0
+    close: Callable[[], object] = lambda: None
 
 
 def _digits() -> Source:
-    from PIL import Image
     from sklearn.datasets import load_digits
 
-    levels = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
-    return Source(len(levels), lambda i: Image.fromarray(levels[i]), lambda i: f"digits[{i}]")
+    found = load_digits()
+    levels = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    return Source("scikit-learn", Arrays("digits", levels), found.target.astype(np.int64), 10)
 
 
-def _torchvision(build: Callable[[], Any], name: str, steps: str) -> Source:
+@contextmanager
+def _there(name: str, steps: str) -> Iterator[None]:
+    """Say what to put where, whatever it is that a library finds missing."""
     try:
-        found = build()
+        yield
+    except InputError:
+        raise
     except ModuleNotFoundError as error:
-        raise InputError(f"dataset {name} needs the Python package {error.name}: pip install {error.name}.") from error
-    except Exception as error:  # torchvision raises RuntimeError, OSError, lmdb's own…: all mean that it isn't there
+        more = "" if error.name == "lmdb" else f" {steps}"
+        package = f"dataset {name} needs the Python package {error.name}: pip install {error.name}."
+        raise InputError(f"{package}{more}") from error
+    except Exception as error:  # torchvision raises RuntimeError, OSError, lmdb's own…
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"dataset {name} is not there ({reason}). {steps}") from error
-    return Source(len(found), lambda i: found[i][0], lambda i: f"{name}[{i}]")
 
 
 def _cifar10(root: Path, split: str) -> Source:
     from torchvision.datasets import CIFAR10
 
     steps = f"Put cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html into {root} and run again."
-    return _torchvision(lambda: CIFAR10(root, train=split == "train", download=True), "cifar10", steps)
+    with _there("cifar10", steps):
+        found = CIFAR10(root, train=split == "train", download=True)
+    labels = np.array(found.targets, np.int64)
+    return Source(f"torchvision's files in {root}", Arrays("cifar10", found.data), labels, len(found.classes))
+
+
+_CELEBA_SPLITS = {"train": "0", "valid": "1", "test": "2"}
 
 
 def _celeba(root: Path, split: str) -> Source:
     from torchvision.datasets import CelebA
 
     steps = (
-        f"Put img_align_celeba.zip and the five .txt files from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html "
-        f"into {root / 'celeba'}, unzip the archive there, and run again."
+        "Put list_eval_partition.txt and img_align_celeba.zip (or its folder img_align_celeba, unzipped) from "
+        f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into {root / 'celeba'} and run again."
     )
-    return _torchvision(lambda: CelebA(root, split=split, download=True), "celeba", steps)
+    places = [root / "celeba", root, *([root.parent] if root.name == "img_align_celeba" else [])]
+    place = next((p for p in places if any((p / f"img_align_celeba{s}").exists() for s in ("", ".zip"))), None)
+    if place is None:
+        place = root / "celeba"
+        with _there("celeba", steps):
+            CelebA(root, download=True)
+    folder, archive = place / "img_align_celeba", place / "img_align_celeba.zip"
+    if folder.is_dir():
+        paths = {name: str(folder / name) for name in os.listdir(folder) if is_image(name)}
+        names = _celeba_names(place, split, folder, paths)
+        return Source(f"the folder {folder}", Files([paths[name] for name in names]))
+    with _there("celeba", f"Fetch {archive} again."):
+        opened = zipfile.ZipFile(archive)
+    members = {Path(m.filename).name: m for m in opened.infolist() if is_image(m.filename)}
+    names = _celeba_names(place, split, archive, members)
+    return Source(f"{archive}, read in place", Zip(opened, [members[name] for name in names]), close=opened.close)
+
+
+def _celeba_names(place: Path, split: str, where: Path, there: dict[str, Any]) -> list[str]:
+    """The names of a split's images, all of which must be there."""
+    if split == "all":
+        return sorted(there)
+    partition = place / "list_eval_partition.txt"
+    if not partition.is_file():
+        raise InputError(
+            f"dataset celeba has no {partition}, which says what belongs to dataset.split={split}: "
+            "put it there, or set dataset.split=all."
+        )
+    rows = [line.split() for line in partition.read_text().splitlines()]
+    names = [row[0] for row in rows if row[1:] == [_CELEBA_SPLITS[split]]]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise InputError(
+            f"{where} has no {missing[0]}, nor {len(missing) - 1:,} others of the {len(names):,} images that "
+            f"{partition.name} names for dataset.split={split}: unzip or fetch it again."
+        )
+    return names
 
 
 def _lsun_bedroom(root: Path, split: str) -> Source:
-    from torchvision.datasets import LSUN
-
+    path = root / f"bedroom_{split}_lmdb"
     steps = (
-        f"Fetch http://dl.yf.io/lsun/scenes/bedroom_{split}_lmdb.zip, unzip it so that "
-        f"{root / f'bedroom_{split}_lmdb'} exists, and run again."
+        f"Fetch http://dl.yf.io/lsun/scenes/bedroom_{split}_lmdb.zip, unzip it so that {path} exists, and run again."
     )
-
-    def build() -> LSUN:
-        where = root.resolve()
-        with contextlib.chdir(where):  # torchvision leaves a cache file in the working folder
-            return LSUN(str(where), classes=[f"bedroom_{split}"])
-
-    return _torchvision(build, "lsun_bedroom", steps)
+    with _there("lsun_bedroom", steps):
+        store = Lmdb(path)
+    return Source(f"the lmdb {path}", store, close=store.close)
 
 
 def _imagenet(root: Path, split: str) -> Source:
+    folder, archive = root / split, root / f"ILSVRC2012_img_{split}.tar"
+    if _has_folders(folder):
+        return _class_folders(folder)
+    found = sorted({*folder.glob("*.tar"), *root.glob(f"*{split}*.tar")} - {archive})
+    if found:
+        where = f"{counted(len(found), 'tar shard')} in {found[0].parent}"
+        print(f"reading the index of {where}", file=sys.stderr)
+        store, labels = shards(found)
+        return Source(f"{where}, read in place", store, labels, _classes(labels))
+    if split == "train" and archive.exists():
+        print(f"reading the index of {archive}", file=sys.stderr)
+        store, labels = class_tars(archive)
+        return Source(f"{archive}, read in place", store, labels, _classes(labels))
+    steps = (
+        f"Put one of these into {root} and run again: class folders {split}/n01440764/*.JPEG; "
+        + ("ILSVRC2012_img_train.tar from https://image-net.org; " if split == "train" else "")
+        + f"webdataset's shards *{split}*.tar of <key>.jpg and <key>.cls; or ILSVRC2012_devkit_t12.tar.gz and "
+        f"{archive.name} from https://image-net.org, which torchvision unpacks."
+    )
     from torchvision.datasets import ImageNet
 
-    steps = (
-        f"Put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_{split}.tar from https://image-net.org "
-        f"into {root} and run again."
-    )
-    return _torchvision(lambda: ImageNet(str(root), split=split), "imagenet", steps)
+    with _there("imagenet", steps):
+        ImageNet(root, split)
+    return _class_folders(folder)
+
+
+def _classes(labels: np.ndarray) -> int:
+    return int(labels.max(initial=-1)) + 1
+
+
+def _has_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.is_dir() for entry in os.scandir(folder))
+
+
+def _class_folders(folder: Path) -> Source:
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = ImageFolder(folder)
+    except FileNotFoundError as error:  # a class without images
+        raise InputError(f"{folder} is not a folder of classes ({str(error).split('. ')[0]}).") from error
+    layout = f"class folders in {folder}"
+    return Source(layout, Files([path for path, _ in found.samples]), np.array(found.targets), len(found.classes))
 
 
 def _folder(root: Path) -> Source:
-    from PIL import Image
-
     if not root.is_dir():
         raise InputError(f"dataset.source is {str(root)!r}: it must be a folder of images.")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise InputError(f"dataset.source is {str(root)!r}: there is no image in it ({', '.join(sorted(_SUFFIXES))}).")
+    found = []
+    for folder, _, names in os.walk(root, onerror=_not_readable):
+        parts = Path(folder).relative_to(root).parts
+        found += [(*parts, name) for name in names if is_image(name)]
+    found.sort()
+    if not found:
+        raise InputError(f"dataset.source is {str(root)!r}: there is no image in it ({', '.join(sorted(SUFFIXES))}).")
+    files = Files([os.path.join(root, *parts) for parts in found])
+    if any(len(parts) == 1 for parts in found):
+        return Source(str(root), files)
+    numbers = {name: number for number, name in enumerate(sorted({parts[0] for parts in found}))}
+    labels = np.array([numbers[parts[0]] for parts in found], np.int64)
+    return Source(f"{root}, its folders as classes", files, labels, len(numbers))
 
-    def read(index: int) -> Image.Image:
-        with Image.open(files[index]) as image:
-            image.load()
-            return image
 
-    return Source(len(files), read, lambda i: str(files[i]))
+def _not_readable(error: OSError) -> None:
+    raise InputError(f"the folder {error.filename} can't be read ({error.strerror}).") from error
 
 
 _SPLITS = {
@@ -125,7 +214,7 @@ def original_root(dataset: DatasetConfig, data: Path) -> Path:
 def open_source(dataset: DatasetConfig, data: Path) -> Source:
     """Open a data set's original files, downloading what torchvision can.
 
-    Raises InputError with the exact steps where the files are not there.
+    Raises InputError with the exact steps where the files are not there, or no image is among them.
     """
     if dataset.name not in _SPLITS:
         raise InputError(f"dataset.name is {dataset.name!r}: {nearest(dataset.name, _SPLITS)}.")
@@ -136,58 +225,13 @@ def open_source(dataset: DatasetConfig, data: Path) -> Source:
         return _digits()
     if dataset.name == "folder":
         return _folder(root)
-    builders = {"cifar10": _cifar10, "celeba": _celeba, "lsun_bedroom": _lsun_bedroom, "imagenet": _imagenet}
-    return builders[dataset.name](root, dataset.split)
-
-
-class Decoder:
-    """Image i of a source as a (channels, size, size) uint8 array."""
-
-    def __init__(self, source: Source, dataset: DatasetConfig) -> None:
-        self.source, self.dataset = source, dataset
-
-    def __len__(self) -> int:
-        return self.source.count
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        size, mode = self.dataset.image_size, "L" if self.dataset.channels == 1 else "RGB"
-        try:
-            image = self.source.read(index).convert(mode)
-        except (OSError, SyntaxError, ValueError) as error:
-            name = self.source.name(index)
-            raise InputError(f"image {name} can't be decoded ({error}): replace or remove it.") from error
-        if self.dataset.fit == "exact" and image.size != (size, size):
-            found = f"{image.size[0]}x{image.size[1]}"
-            raise InputError(
-                f"dataset.image_size is {size}, but {self.dataset.name}'s images are {found}: "
-                "set it to their size, or dataset.fit to stretch or crop."
-            )
-        pixels = np.asarray(_fitted(image, self.dataset.fit, size))
-        return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-def _fitted(image: Any, fit: str, size: int) -> Any:
-    from torchvision.transforms import functional as T
-
-    if fit == "stretch":
-        return T.resize(image, [size, size])
-    if fit == "crop":
-        return T.center_crop(T.resize(image, [size]), [size])
-    return image
-
-
-def decoded(dataset: DatasetConfig, source: Source, workers: int) -> Iterator[np.ndarray]:
-    """Every image in order, in blocks of (n, channels, size, size) uint8."""
-    from torch.utils.data import DataLoader
-
-    few = source.count < _FEW
-    loader: DataLoader[np.ndarray] = DataLoader(
-        Decoder(source, dataset),  # type: ignore[arg-type]
-        batch_size=256,
-        num_workers=0 if few else workers,
-        collate_fn=np.stack,
-    )
-    try:
-        yield from loader
-    except InputError as error:  # a worker's comes wrapped in its traceback
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("cbs.errors.InputError: ")) from error
+    openers: dict[str, Callable[[Path, str], Source]] = {
+        "cifar10": _cifar10,
+        "celeba": _celeba,
+        "lsun_bedroom": _lsun_bedroom,
+        "imagenet": _imagenet,
+    }
+    source = openers[dataset.name](root, dataset.split)
+    if not len(source.store):
+        raise InputError(f"dataset {dataset.name} has no image with dataset.split={dataset.split} in {source.layout}.")
+    return source
