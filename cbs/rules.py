@@ -6,7 +6,16 @@ import re
 from typing import Any
 
 from cbs.errors import InputError, nearest
-from cbs.schema import BigGANConfig, Config, DatasetConfig, DCGANConfig, LoggerConfig, OptimizerConfig, TargetConfig
+from cbs.schema import (
+    AdaBeliefConfig,
+    BigGANConfig,
+    Config,
+    DatasetConfig,
+    DCGANConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    TargetConfig,
+)
 
 _WITHOUT_CLASSES = ("celeba", "lsun_bedroom")
 
@@ -113,6 +122,11 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
     for name in ("beta1", "beta2", "alpha", "momentum"):
         if hasattr(optimizer, name):
             _fraction(f"optimizer.{name}", getattr(optimizer, name))
+    if isinstance(optimizer, AdaBeliefConfig) and optimizer.beta1 == 0:
+        raise InputError(
+            "optimizer.beta1 is 0: AdaBelief divides by how far gradients are from their average, which then is "
+            "the gradient itself; it must be above 0."
+        )
     for name in ("eps", "weight_decay"):
         if hasattr(optimizer, name):
             _at_least(f"optimizer.{name}", getattr(optimizer, name), 0)

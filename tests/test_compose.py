@@ -178,7 +178,7 @@ def test_editing_any_config_file_counts(tmp_path: Path, conf: Path, counted: lis
 
     assert betas() == {0.5}
     adam = conf / "optimizer" / "adam.yaml"
-    adam.write_text(adam.read_text().replace("beta1: ${model.moments.beta1}", "beta1: 0.25"))
+    adam.write_text(adam.read_text().replace("beta1: ${model.moments.adam.beta1}", "beta1: 0.25"))
     assert betas() == {0.25}
     assert len(counted) == len(jobs) - 1
     assert betas() == {0.25}
@@ -219,7 +219,7 @@ def test_what_stays_within_is_told_too(text: str) -> None:
 
 def _in_the_file(conf: Path, text: str) -> list[str]:
     adam = conf / "optimizer" / "adam.yaml"
-    adam.write_text(adam.read_text().replace("beta1: ${model.moments.beta1}", f"beta1: {text}"))
+    adam.write_text(adam.read_text().replace("beta1: ${model.moments.adam.beta1}", f"beta1: {text}"))
     return []
 
 
@@ -331,7 +331,9 @@ def test_a_finished_sweep_is_decided_from_the_cache(tmp_path: Path) -> None:
     assert said in second.stderr
     assert first.stdout == second.stdout
     kept = cache_of(tmp_path).read_bytes()
-    (own / "slow.yaml").write_text((own / "slow.yaml").read_text().replace("beta1: ${model.moments.beta1}", "beta1: 2"))
+    (own / "slow.yaml").write_text(
+        (own / "slow.yaml").read_text().replace("beta1: ${model.moments.adam.beta1}", "beta1: 2")
+    )
     changed = command(*arguments, cwd=tmp_path)
     assert changed.returncode == 2
     assert "optimizer.beta1 is 2" in changed.stderr

@@ -106,6 +106,13 @@ def test_bad_values_get_one_sentence(override: str, words: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_adabelief_needs_an_average_to_differ_from() -> None:
+    with pytest.raises(InputError, match=r"optimizer.beta1 is 0: AdaBelief divides by how far gradients are"):
+        config("optimizer=adabelief", "optimizer.beta1=0")
+    given = ("model=biggan", "dataset=cifar10")
+    assert [config(*given, f"optimizer={name}").optimizer.beta1 for name in ("adam", "adabelief")] == [0.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
