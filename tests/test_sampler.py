@@ -164,7 +164,7 @@ def test_rows_are_announced_page_by_page_and_may_lie_anywhere() -> None:
     advise = ahead._madvise
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ahead, "_madvise", lambda *what: seen.append(what) or advise(*what))
-        ahead._expect(images, torch.tensor([5, 99, 0]))
+        ahead.expect(images, torch.tensor([5, 99, 0]))
     assert [advise(*what) for what in seen] == [0, 0, 0]
     for (start, length, _), row in zip(seen, (5, 99, 0), strict=True):
         first = images[row].data_ptr()

@@ -60,14 +60,14 @@ class Ahead:
 
     def _gather(self, start: int, b: int, parts: Sequence[slice]) -> Gathered:
         rows = self._rows(start, b, parts)
-        _expect(self._images, rows)
+        expect(self._images, rows)
         if self._upload is not None:
             return self._upload(self._images, self._labels, rows)
         labels = None if self._labels is None else self._labels.index_select(0, rows)
         return Gathered(self._images.index_select(0, rows), labels)
 
 
-def _expect(images: torch.Tensor, rows: torch.Tensor) -> None:
+def expect(images: torch.Tensor, rows: torch.Tensor) -> None:
     """Have the disk read all these rows at once: left to page faults, it would be asked for one page at a time."""
     size, base = images[0].nbytes, images.data_ptr()
     for row in rows.tolist():

@@ -130,7 +130,11 @@ def _imagenet(root: Path, split: str) -> Source:
     folder, archive = root / split, root / f"ILSVRC2012_img_{split}.tar"
     if _has_folders(folder):
         return _class_folders(folder)
-    found = sorted({*folder.glob("*.tar"), *root.glob(f"*{split}*.tar")} - {archive})
+    found = sorted(
+        path
+        for path in {*folder.glob("*.tar"), *root.glob(f"*{split}*.tar")}
+        if not path.name.startswith("ILSVRC2012_img")  # image-net.org's own, for other tasks too
+    )
     if found:
         where = f"{counted(len(found), 'tar shard')} in {found[0].parent}"
         print(f"reading the index of {where}", file=sys.stderr)
