@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -228,7 +229,7 @@ class Attempt:
             last_step=progress.step,
             seconds=timing(progress),
             parameters=self.task.sizes,
-            dataset={"name": self.config.dataset.name, "count": self.packed.count, "sha256": self.packed.digest},
+            dataset=self._ground(),
             features_digest=self.features_digest,
             micro_batch=self.task.micro_batch,
             peak_memory_bytes=memory.peak_bytes(self.device),
@@ -236,6 +237,12 @@ class Attempt:
         write_json(self.folder.result_path, result.to_dict())
         self.logger.finish(progress.evaluations, result.outcomes)
         return result
+
+    def _ground(self) -> dict[str, Any]:
+        """Which images it was trained on."""
+        packed = self.packed
+        known = {"name": self.config.dataset.name, "count": packed.count, "sha256": packed.digest}
+        return {**known, "skipped": packed.skipped} if packed.skipped else known
 
     def _keep_samples(self, progress: Progress) -> None:
         """A grid at the first evaluation, and at each whose step is at least twice the last grid's."""

@@ -17,7 +17,7 @@ def test_the_papers_parameter_counts() -> None:
     assert count(Discriminator(64, 3, 64, "instance")) == 2_765_568
 
 
-@pytest.mark.parametrize("size", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("size", [8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
 def test_shapes(size: int, channels: int, norm: str) -> None:

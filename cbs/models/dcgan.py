@@ -1,4 +1,4 @@
-"""The DCGAN pair for any power-of-two size from 8 to 128 (Radford, Metz & Chintala 2016).
+"""The DCGAN pair for any power-of-two size from 8 to 256 (Radford, Metz & Chintala 2016).
 
 At 64x64x3, width 64 and latent 100 these are the networks of Sato & Iiduka (ICML 2023): 3,576,704 and
 2,765,568 parameters, convolutions without biases. WGAN-GP uses the same pair.
