@@ -22,8 +22,8 @@ from cbs.data.sampler import Pictures
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
 from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics, tf32
 from cbs.metrics import features
-from cbs.metrics.fid import Distance
-from cbs.outcome import Outcome
+from cbs.metrics.meter import Meter
+from cbs.outcome import Measurement, Outcome
 from cbs.parallel import Led, Team
 from cbs.preflight import preflight
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
@@ -75,7 +75,7 @@ class Attempt:
         shape = (config.dataset.image_size, config.dataset.channels)
         extractor = features.build(config.target.features, data, *shape, self.device)
         self.features_digest = extractor.digest
-        self.distance = Distance(self.packed, extractor, config.target.normalisation, data, self.device)
+        self.meter = Meter(config.target, self.packed, extractor, data, self.device)
         self.task = self._build_fitting()
         self._saved_at = time.monotonic()
         self._told_at = -_PROGRESS_SECONDS
@@ -128,9 +128,7 @@ class Attempt:
             try:
                 task = self._build()
                 task.step()
-                self.distance.rehearse(
-                    next(iter(task.sample(self.config.target.samples, stream(self.seed, "rehearsal"))))
-                )
+                self.meter.rehearse(next(iter(task.sample(self.config.target.samples, stream(self.seed, "rehearsal")))))
                 del task
                 return self._build()
             except torch.OutOfMemoryError as error:
@@ -139,7 +137,7 @@ class Attempt:
     def _rehearse(self, task: GAN) -> None:
         task.step()
         noise = stream(self.seed, "rehearsal")
-        self.distance.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
+        self.meter.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
 
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
         with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
@@ -151,10 +149,12 @@ class Attempt:
         target = self.config.target
         return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
 
-    def _measure(self, step: int, repeat: int) -> float:
+    def _measure(self, step: int, repeat: int) -> Measurement:
         noise = stream(self.seed, "evaluation", step, repeat)
+        subsets = stream(self.seed, "evaluation subsets", step, repeat)
         with onednn(True), tf32(False):
-            return self.distance(self.task.sample(self.config.target.samples, noise))
+            images = self.task.sample(self.config.target.samples, noise)
+            return Measurement(self.meter.value(images, subsets)) if repeat else self.meter.measure(images, subsets)
 
     def _restore(self) -> Progress:
         state, self._kept = self._kept, None

@@ -192,8 +192,11 @@ class _Ledger:
 
 def said(evaluation: Evaluation, metric: str, b: int) -> list[dict[str, float]]:
     """What is logged of an evaluation, piece by piece as it becomes known: first its values, then each repeat."""
+    error = evaluation.sampling_error
     first = {
         metric: evaluation.value,
+        **({} if error is None else {f"{metric}_sampling_error": error}),
+        **evaluation.extra,
         **evaluation.losses,
         "samples": float(evaluation.samples),
         "seconds": evaluation.seconds,

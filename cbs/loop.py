@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
+from cbs.outcome import Censored, Diverged, Evaluation, Measurement, Outcome, Reached
 from cbs.target import Ask, Cadence, crossing
 
 # Losses are read back in blocks, so that an accelerator never waits for the host.
@@ -97,8 +97,10 @@ class Goal:
         return None
 
 
-Measure = Callable[[int, int], float]
-"""(step, repeat) -> the metric of the task as it is now, with noise that depends on those two only."""
+Measure = Callable[[int, int], Measurement]
+"""(step, repeat) -> the metric of the task as it is now, with noise that depends on those two only.
+
+Of a repeat, only the value is read."""
 
 
 @dataclass
@@ -173,9 +175,9 @@ def _read(task: Task, progress: Progress, pending: list[tuple[torch.Tensor, ...]
 
 def _evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> None:
     started = time.perf_counter()
-    value = measure(progress.step, 0) if task.finite() else math.nan
+    found = measure(progress.step, 0) if task.finite() else Measurement(math.nan)
     progress.evaluating_seconds += time.perf_counter() - started
-    if not math.isfinite(value):
+    if not math.isfinite(found.value):
         progress.diverged_at = progress.step
         return
     means = [total / max(progress.loss_count, 1) for total in progress.loss_sums]
@@ -184,8 +186,10 @@ def _evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) ->
             step=progress.step,
             samples=task.samples,
             seconds=progress.training_seconds + progress.evaluating_seconds,
-            value=value,
+            value=found.value,
             losses=dict(zip(task.loss_names, means, strict=True)),
+            sampling_error=found.sampling_error,
+            extra=found.extra,
         )
     )
     progress.loss_sums, progress.loss_count = [], 0
@@ -197,7 +201,7 @@ def _repeat(measure: Measure, progress: Progress, index: int, hooks: Hooks) -> N
     if evaluation.step != progress.step:
         raise Unrepeatable(f"the crossing at step {evaluation.step} was not confirmed when the run passed it")
     started = time.perf_counter()
-    value = measure(progress.step, len(evaluation.repeats) + 1)
+    value = measure(progress.step, len(evaluation.repeats) + 1).value
     progress.evaluating_seconds += time.perf_counter() - started
     progress.evaluations[index] = replace(evaluation, repeats=(*evaluation.repeats, value))
     hooks.evaluated(progress)

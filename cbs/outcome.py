@@ -7,13 +7,23 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """The metric of a task as it is, its standard error where that is known, and other metrics by name."""
+
+    value: float
+    sampling_error: float | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One measurement of the metric.
 
     step: updates of the generator so far. samples: real images consumed so far. seconds: training and
     evaluating time so far, over all attempts. value: the metric with this step's own noise.
     repeats: the metric again with fresh noise, as far as a crossing asked for it.
-    losses: means since the evaluation before.
+    losses: means since the evaluation before. sampling_error: the value's standard error at this number of
+    generated images; None where it isn't known. extra: the other metrics asked for, by name.
     """
 
     step: int
@@ -22,6 +32,8 @@ class Evaluation:
     value: float
     repeats: tuple[float, ...] = ()
     losses: dict[str, float] = field(default_factory=dict)
+    sampling_error: float | None = None
+    extra: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "repeats": list(self.repeats)}

@@ -11,6 +11,7 @@ from cbs.data.packed import Packed, prepare
 from cbs.errors import InputError
 from cbs.machine import resolve_device
 from cbs.metrics import features, weights
+from cbs.metrics.meter import check_metrics
 from cbs.record import write_atomic
 from cbs.schema import Config
 
@@ -18,13 +19,16 @@ from cbs.schema import Config
 def preflight(config: Config) -> Packed:
     """Everything that must hold on this machine before a trial starts; makes the packed data set.
 
-    Raises InputError: no such device, missing data or weights, features that don't fit the images, a
-    batch size over |S|, a results folder that can't be written, a logger that isn't installed.
+    Raises InputError: no such device, missing data or weights, features that don't fit the images, metrics that
+    don't fit the features, a batch size over |S|, a results folder that can't be written, a logger that isn't
+    installed.
     """
     loggers.check_installed(config.logger)
     if resolve_device(config.device).type == "cpu" and config.precision == "tf32":
         raise InputError("precision is 'tf32', which only GPUs have: on a CPU it must be fp32 or bf16.")
-    features.check_images(config.target, config.dataset.image_size, config.dataset.channels)
+    shape = (config.dataset.image_size, config.dataset.channels)
+    features.check_images(config.target, *shape)
+    check_metrics(config.target, *shape)
     weights.digest(config.target.features, Path(config.paths.data))
     for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,17 @@ def composed(*overrides: str) -> DictConfig:
 
 def config(*overrides: str) -> Config:
     return typed(composed(*overrides))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch as runs have it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, train
-from cbs.outcome import Censored, Diverged, Reached
+from cbs.outcome import Censored, Diverged, Measurement, Reached
 from cbs.target import Cadence
 
 
@@ -44,7 +44,11 @@ def goal(*thresholds: float, budget: int = 1000, confirmations: int = 1) -> Goal
 def run(task: Descent, wanted: Goal, progress: Progress | None = None, hooks: Hooks | None = None) -> tuple:
     progress = progress or Progress()
     hooks = hooks or Hooks(lambda _: None, lambda _: None)
-    outcomes = train(task, lambda step, repeat: float(task.x) + repeat * 0.01, wanted, progress, hooks)
+
+    def measure(step: int, repeat: int) -> Measurement:
+        return Measurement(float(task.x) + repeat * 0.01, float(step), {"side": -float(task.x)})
+
+    outcomes = train(task, measure, wanted, progress, hooks)
     return outcomes, progress
 
 
@@ -55,6 +59,8 @@ def test_every_threshold_gets_its_outcome() -> None:
     assert [e.step for e in progress.evaluations] == list(range(50, 501, 50))
     assert [len(e.repeats) for e in progress.evaluations if e.repeats] == [1, 1]
     assert progress.evaluations[1].samples == 200
+    assert [e.sampling_error for e in progress.evaluations] == [float(e.step) for e in progress.evaluations]
+    assert all(e.extra == {"side": -e.value} for e in progress.evaluations)
 
 
 def test_a_lower_threshold_or_a_larger_budget_goes_on() -> None:
@@ -95,7 +101,7 @@ def test_parameters_or_a_metric_that_are_not_finite_diverge_at_the_evaluation() 
     assert run(Silent(), goal(1.0))[0] == {1.0: Diverged(50)}
     task = Descent()
     hooks = Hooks(lambda _: None, lambda _: None)
-    assert train(task, lambda *_: float("nan"), goal(1.0), Progress(), hooks) == {1.0: Diverged(50)}
+    assert train(task, lambda *_: Measurement(float("nan")), goal(1.0), Progress(), hooks) == {1.0: Diverged(50)}
 
 
 def test_losses_are_means_since_the_last_evaluation_wherever_a_run_was_cut() -> None:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,14 @@ def test_a_damaged_or_foreign_record_is_refused(content: str, words: str, tmp_pa
 
 def test_a_trajectory_survives_a_round_trip(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, 0)
-    rows = [Evaluation(5, 10, 0.25, 40.5, (41.0,), {"loss": 0.1}), Evaluation(6, 12, 0.5, 39.5)]
+    first, second = Evaluation(5, 10, 0.25, 40.5, (41.0,), {"loss": 0.1}), Evaluation(6, 12, 0.5, 39.5)
+    rows = [first, replace(second, sampling_error=0.2, extra={"kid": 0.01})]
     folder.write_trajectory(rows)
     assert folder.trajectory() == rows
+    # As it was written before there was a sampling error.
+    old = {"schema": 1, "step": 6, "samples": 12, "seconds": 0.5, "value": 39.5, "repeats": [], "losses": {}}
+    write_atomic(folder.trajectory_path, json.dumps(old).encode())
+    assert folder.trajectory() == [second]
     write_atomic(folder.trajectory_path, b'{"schema": 1, "st')
     with pytest.raises(RecordError, match="is damaged"):
         folder.trajectory()

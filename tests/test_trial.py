@@ -27,7 +27,7 @@ Tiny = Callable[..., Config]
 def evaluations(found: Config, seed: int = 0) -> list[tuple]:
     """A run's trajectory without its seconds, which no two attempts share."""
     rows: list[Evaluation] = RunFolder(trial_folder(found), seed).trajectory()
-    return [(e.step, e.samples, e.value, e.repeats, tuple(sorted(e.losses.items()))) for e in rows]
+    return [(e.step, e.samples, e.value, e.repeats, e.sampling_error, e.extra, e.losses) for e in rows]
 
 
 def test_a_run_leaves_a_whole_record(tiny: Tiny) -> None:

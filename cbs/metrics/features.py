@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs.errors import InputError
-from cbs.machine import onednn
+from cbs.machine import onednn, tf32, whole_floats
 from cbs.metrics import weights
-from cbs.metrics.resize import clean_resize
+from cbs.metrics.inception import SIZE, Inception
 from cbs.schema import TargetConfig
 
+Function = Callable[[torch.Tensor], torch.Tensor]
 _MOST_PIXELS = 4096
 
 
@@ -40,15 +41,24 @@ class DigitNet(nn.Module):
 
 
 class Features:
-    """A feature extractor: (n, c, h, w) float images in 0..255 -> (n, size) features."""
+    """A feature extractor: (n, c, h, w) float images in 0..255 -> (n, size) features, in whole float32 in any case.
 
-    def __init__(self, size: int, digest: str, extract: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.size, self.digest, self._extract = size, digest, extract
+    digest: the SHA-256 of its weights. logits: (n, size) features -> (n, classes), where it is a classifier's.
+    """
+
+    def __init__(self, size: int, digest: str, extract: Function, logits: Function | None = None) -> None:
+        self.size, self.digest, self.logits, self._extract = size, digest, logits, extract
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        with onednn(True):
+        # By default a GPU convolves in TF32.
+        with onednn(True), tf32(False), whole_floats(images.device.type):
             return self._extract(images)
+
+
+def size_of(name: str, image_size: int, channels: int) -> int:
+    """How many features an image has."""
+    return {"digits": 64, "inception": SIZE}.get(name, channels * image_size**2)
 
 
 def check_images(target: TargetConfig, image_size: int, channels: int) -> None:
@@ -58,33 +68,22 @@ def check_images(target: TargetConfig, image_size: int, channels: int) -> None:
             f"target.features is 'digits', which sees 8x8 grey images only, not {image_size}x{image_size}x{channels}: "
             "use target.features=inception or pixels."
         )
-    pixels = channels * image_size**2
-    if target.features == "pixels" and pixels > _MOST_PIXELS:
-        raise InputError(f"target.features is 'pixels' with {pixels} values per image: at most {_MOST_PIXELS}.")
+    size = size_of(target.features, image_size, channels)
+    if target.features == "pixels" and size > _MOST_PIXELS:
+        raise InputError(f"target.features is 'pixels' with {size} values per image: at most {_MOST_PIXELS}.")
 
 
 def build(name: str, data: Path, image_size: int, channels: int, device: torch.device) -> Features:
     """The feature extractor of this name for images of this shape."""
-    digest = weights.digest(name, data)
+    digest, size = weights.digest(name, data), size_of(name, image_size, channels)
     if name == "digits":
         network = DigitNet()
         with np.load(weights.DIGITS) as saved:
             network.load_state_dict({key: torch.from_numpy(saved[key]) for key in saved.files})
-        network.to(device).eval()
-        return Features(64, digest, network.features)
+        network.to(device).eval().requires_grad_(False)
+        return Features(size, digest, network.features, network.classes)
     if name == "inception":
-        return Features(2048, digest, _inception(weights.inception_path(data), device))
-    return Features(channels * image_size**2, digest, lambda images: images.flatten(1))
-
-
-def _inception(path: Path, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """clean-fid's TorchScript Inception behind its "clean" resizing."""
-    layers = torch.jit.load(str(path), map_location=device).eval().layers
-
-    def extract(images: torch.Tensor) -> torch.Tensor:
-        if images.shape[1] == 1:
-            images = images.expand(-1, 3, -1, -1)
-        parts = [layers((clean_resize(part) - 128) / 128).flatten(1) for part in images.split(64)]
-        return torch.cat(parts)
-
-    return extract
+        inception = Inception(weights.inception_path(data), device)
+        classes = inception.classes
+        return Features(size, digest, inception.features, None if classes is None else lambda f: f @ classes.T)
+    return Features(size, digest, lambda images: images.flatten(1))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+
+# Rows that enter the moments at once where all features are at hand.
+_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,14 @@ class Statistics:
     cov: torch.Tensor
     count: int
 
+    @classmethod
+    def of(cls, features: torch.Tensor) -> Statistics:
+        """features: (n, d), two rows or more"""
+        moments = Moments(features.shape[1], features.device)
+        for block in features.split(_BLOCK):
+            moments.add(block)
+        return moments.statistics()
+
 
 class Moments:
     """Streaming mean and covariance in float64, by pairwise updates (Chan, Golub & LeVeque 1983)."""
@@ -23,10 +35,18 @@ class Moments:
         self.count = 0
         self._mean = torch.zeros(size, dtype=torch.float64, device=device)
         self._scatter = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self._waiting: list[torch.Tensor] = []
 
     def add(self, features: torch.Tensor) -> None:
         """features: (n, d)"""
-        features = features.to(torch.float64)
+        self._waiting.append(features)
+        # An update reads and writes the whole d x d scatter, which only as many rows are worth.
+        if sum(map(len, self._waiting)) >= len(self._mean):
+            self._update()
+
+    def _update(self) -> None:
+        features = torch.cat(self._waiting).to(torch.float64)
+        self._waiting.clear()
         n = len(features)
         total = self.count + n
         mean = features.mean(0)
@@ -39,6 +59,8 @@ class Moments:
 
     def statistics(self) -> Statistics:
         """Mean and unbiased covariance; needs two images or more."""
+        if self._waiting:
+            self._update()
         return Statistics(self._mean.clone(), self._scatter / (self.count - 1), self.count)
 
 
@@ -60,8 +82,10 @@ def frechet_distance(a: Statistics, b: Statistics, root_b: torch.Tensor | None =
 
     The trace of the root is the sum of the singular values of LaᵀLb, Σ = L Lᵀ, taken from the
     eigenvalues of Lbᵀ Σa Lb where both have full rank and exactly otherwise.
-    root_b: `root(b.cov, …)`, where it is known already.
+    root_b: `root(b.cov, …)`, where it is known already. NaN where a feature of `a` is not finite.
     """
+    if not a.mean.isfinite().all():
+        return math.nan
     if root_b is None:
         root_b = root(b.cov, b.count - 1)
     d = len(a.mean)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 
 from cbs.errors import InputError
 
 DIGITS = Path(__file__).with_name("digits.npz")
 INCEPTION_NAME = "inception-2015-12-05.pt"
+INCEPTION_BYTES = 95_607_719
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+_ORIGINAL = f"{INCEPTION_BYTES:,} bytes, SHA-256 {INCEPTION_SHA256}"
 
 
 @cache
@@ -28,17 +33,31 @@ def _file_digest(path: Path) -> str:
 def inception_path(data: Path) -> Path:
     """Inception's weights: $CBS_INCEPTION, then <data>/weights, then clean-fid's cache, else downloaded.
 
-    Raises InputError saying where to put the file.
+    Raises InputError saying where to put the file, or that it is another one. CBS_INCEPTION may name any
+    TorchScript file with the same interface.
     """
     given = os.environ.get("CBS_INCEPTION")
     if given:
-        if not Path(given).is_file():
-            raise InputError(f"CBS_INCEPTION is {given!r}: it must be the file {INCEPTION_NAME}.")
-        return Path(given)
+        path = Path(given)
+        if not path.is_file():
+            raise InputError(f"CBS_INCEPTION is {given!r}: it must be the file {INCEPTION_NAME} ({_ORIGINAL}).")
+        if not zipfile.is_zipfile(path):
+            raise InputError(
+                f"CBS_INCEPTION is {given!r}: its {path.stat().st_size:,} bytes are no whole TorchScript file; "
+                f"{INCEPTION_NAME} has {_ORIGINAL}."
+            )
+        return path
     kept = data / "weights" / INCEPTION_NAME
-    for place in (kept, Path(tempfile.gettempdir()) / INCEPTION_NAME):
-        if place.is_file():
-            return place
+    if kept.is_file():
+        if _file_digest(kept) != INCEPTION_SHA256:
+            raise InputError(
+                f"{kept} is not the original: it has {kept.stat().st_size:,} bytes and SHA-256 {_file_digest(kept)}, "
+                f"not {_ORIGINAL}; remove it and run the same command again, or set CBS_INCEPTION to it if it is meant."
+            )
+        return kept
+    shared = Path(tempfile.gettempdir()) / INCEPTION_NAME  # clean-fid writes it in place, so it may be half there
+    if shared.is_file() and _file_digest(shared) == INCEPTION_SHA256:
+        return shared
     _download(kept)
     return kept
 
@@ -49,12 +68,16 @@ def _download(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
-            os.replace(check_download_inception(folder), path)
-        except OSError as error:
+            found = Path(check_download_inception(folder))
+            if _file_digest(found) != INCEPTION_SHA256:
+                raise OSError(f"what arrived are {found.stat().st_size:,} other bytes")
+        except (OSError, HTTPException) as error:
             raise InputError(
                 f"target.features is 'inception', and its weights can't be downloaded ({error}): "
-                f"fetch {inception_url} elsewhere and put it at {path}, or set CBS_INCEPTION to where it lies."
+                f"fetch {inception_url} elsewhere ({_ORIGINAL}) and put it at {path}, "
+                "or set CBS_INCEPTION to where it lies."
             ) from error
+        os.replace(found, path)
 
 
 def digest(features: str, data: Path) -> str:
