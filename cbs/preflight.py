@@ -29,7 +29,8 @@ def preflight(config: Config) -> Packed:
     shape = (config.dataset.image_size, config.dataset.channels)
     features.check_images(config.target, *shape)
     check_metrics(config.target, *shape)
-    weights.digest(config.target.features, Path(config.paths.data))
+    if config.target.features == "inception":
+        weights.inception_path(Path(config.paths.data))
     for name, path in (("paths.results", config.study_dir), ("paths.data", Path(config.paths.data))):
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_missing_weights_say_what_to_put_where(nowhere: Path) -> None:
     with pytest.raises(InputError) as missing:
-        weights.digest("inception", nowhere)
+        weights.inception_path(nowhere)
     for part in (nowhere / "weights" / weights.INCEPTION_NAME, "CBS_INCEPTION", "95,607,719 bytes", "SHA-256 f58cb9b6"):
         assert str(part) in str(missing.value)
 
@@ -43,14 +43,14 @@ def test_missing_weights_say_what_to_put_where(nowhere: Path) -> None:
 def test_a_download_that_breaks_off_is_not_kept(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", lambda *_: io.BytesIO(b"<html>please log in</html>"))
     with pytest.raises(InputError, match="what arrived are 26 other bytes"):
-        weights.digest("inception", nowhere)
+        weights.inception_path(nowhere)
 
     def broken(*_: object) -> None:
         raise http.client.IncompleteRead(b"half")
 
     monkeypatch.setattr("urllib.request.urlopen", broken)
     with pytest.raises(InputError, match="can't be downloaded"):
-        weights.digest("inception", nowhere)
+        weights.inception_path(nowhere)
     assert list((nowhere / "weights").iterdir()) == []
 
 
@@ -68,7 +68,7 @@ def test_the_original_is_taken_from_where_it_is(nowhere: Path, monkeypatch: pyte
     assert weights.inception_path(nowhere) == kept
     kept.write_bytes(b"the whole fi")
     with pytest.raises(InputError, match=r"is not the original: it has 12 bytes and SHA-256 [0-9a-f]{64}, not 95,607,"):
-        weights.digest("inception", nowhere)
+        weights.inception_path(nowhere)
 
 
 def test_what_arrives_whole_is_kept(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +92,13 @@ def test_a_named_file_that_is_no_inception_is_recognised(tmp_path: Path, monkeyp
     file = tmp_path / "network.pt"
     monkeypatch.setenv("CBS_INCEPTION", str(file))
     with pytest.raises(InputError, match=r"CBS_INCEPTION is .*: it must be the file .*95,607,719 bytes"):
-        weights.digest("inception", tmp_path)
+        weights.inception_path(tmp_path)
 
     torch.jit.script(Other(2048)).save(str(file))
     assert features.build("inception", tmp_path, 32, 3, CPU).size == 2048
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"its [\d,]+ bytes are no whole TorchScript file"):
-        weights.digest("inception", tmp_path)
+        weights.inception_path(tmp_path)
 
     torch.jit.script(Other(5)).save(str(file))
     with pytest.raises(InputError, match=r"is not Inception as clean-fid has it \(an image has 5 features\)"):
