@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart plots report test bench coverage lint clean
+.PHONY: help quickstart plots report test bench bench-gpu coverage lint clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: $(INSTALLED)  ## the tests (make test SLOW=1 adds those that take minutes)
 
 bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 	$(BIN)/python -m benchmarks.bench
+
+bench-gpu: $(INSTALLED)  ## the same for what a GPU can show
+	$(BIN)/python -m benchmarks.gpu
 
 coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: half an hour
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
