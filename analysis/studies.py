@@ -14,7 +14,7 @@ import yaml
 
 from analysis.curves import COLUMNS, FACTS, Curve
 from cbs.errors import InputError
-from cbs.key import REQUEST, division
+from cbs.key import identity
 from cbs.labels import labels
 from cbs.outcome import Evaluation, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
@@ -38,10 +38,10 @@ class Run:
     @property
     def group(self) -> str:
         """What two trials of one curve have in common: all but the batch size, the thresholds and the budget."""
-        target = {k: v for k, v in self.config["target"].items() if k not in REQUEST}
-        model = {k: v for k, v in self.config["model"].items() if k != "batch_norm"}
-        parts = {k: self.config[k] for k in ("task", "dataset", "optimizer")}
-        return json.dumps({**parts, "model": model, "target": target, **division(self.config)}, sort_keys=True)
+        shaping = {k: v for k, v in identity(self.config, "").items() if k != "batch_size"}
+        # A small batch is whole whatever the micro-batch, and yet a point of the curve with micro-batches.
+        asked = {"micro_batch": self.config["micro_batch"]} if self.config.get("micro_batch") is not None else {}
+        return json.dumps({**shaping, **asked}, sort_keys=True)
 
     @cached_property
     def trajectory(self) -> list[Evaluation]:

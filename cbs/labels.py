@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from cbs.key import REQUEST
+from cbs.schema import ADDED, ADDED_TO_GROUPS
 
 _GROUPS = ("task", "model", "dataset", "optimizer", "target")
 # Asked for, or said elsewhere: none of these makes another curve.
-_APART = {*(f"target.{name}" for name in REQUEST), "optimizer.name", "dataset.source"}
+_APART = {
+    *(f"target.{name}" for name in REQUEST),
+    "target.extra",
+    "optimizer.name",
+    "dataset.source",
+    "dataset.corrupt",
+}
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    fields = {f"{group}.{name}": value for group in _GROUPS for name, value in config[group].items()}
-    fields |= {f"arithmetic.{name}": config[name] for name in ("precision", "micro_batch") if name in config}
+    groups = {group: {**ADDED_TO_GROUPS.get(group, {}), **config[group]} for group in _GROUPS}
+    fields = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    fields |= {f"arithmetic.{name}": config.get(name, ADDED[name]) for name in ("precision", "micro_batch")}
     return {name: value for name, value in fields.items() if name not in _APART}
 
 

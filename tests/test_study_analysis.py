@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from analysis.studies import from_study, read_study, trajectories
 from analysis.targets import curves_at, from_evaluations, running_median
 from cbs.errors import InputError
 from cbs.outcome import Evaluation
+from cbs.schema import ADDED_TO_GROUPS
 from tests.conftest import TINY, command
 
 
@@ -53,6 +55,27 @@ def test_another_width_is_another_curve_and_two_studies_stand_side_by_side(
     assert done.returncode == 0, done.stderr
     assert "sweep: Adam width=4" in done.stdout
     assert "other: Adam" in done.stdout
+
+
+def test_what_earlier_versions_did_not_know_belongs_to_the_same_curve(study: Path) -> None:
+    """And arithmetic that does shape a trajectory makes another one."""
+    paths = sorted(study.glob("trials/*/trial.yaml"))
+    raw = {path: yaml.safe_load(path.read_text()) for path in paths}
+    adams = [path for path in paths if raw[path]["config"]["optimizer"]["name"] == "adam"]
+    old = raw[adams[0]]["config"]
+    for name in ("precision", "micro_batch"):
+        del old[name]
+    for group, added in ADDED_TO_GROUPS.items():
+        for name in added:
+            del old[group][name]
+    adams[0].write_text(yaml.safe_dump(raw[adams[0]]))
+    assert [(c.label, len(c.frame)) for c in from_study(study)] == [("adam", 6), ("rmsprop", 6)]
+    for path, name, value in ((adams[1], "precision", "bf16"), (adams[2], "micro_batch", 2)):
+        raw[path]["config"][name] = value
+        path.write_text(yaml.safe_dump(raw[path]))
+    found = {c.label: len(c.frame) for c in from_study(study)}
+    shapes = ("fp32 micro_batch=None", "bf16 micro_batch=None", "fp32 micro_batch=2")
+    assert found == {**{f"adam precision={shape}": 2 for shape in shapes}, "rmsprop": 6}
 
 
 def test_a_study_and_a_file_side_by_side(study: Path, tmp_path: Path) -> None:
