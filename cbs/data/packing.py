@@ -165,8 +165,9 @@ class Packing:
                 corrupt[str(index)] = found
             else:
                 row[:] = found
-        array.write(start, pixels.tobytes())
-        return Block(origin, _sha256(pixels.tobytes()), corrupt)
+        content = pixels.tobytes()
+        array.write(start, content)
+        return Block(origin, _sha256(content), corrupt)
 
     def _origin(self, indices: range) -> str:
         store, lines = self._source.store, []
