@@ -47,8 +47,9 @@ class Inception:
             return torch.cat([self._layers(self._seen(part)).flatten(1) for part in parts])
 
     def _seen(self, images: torch.Tensor) -> torch.Tensor:
-        scaled = clean_resize(images).sub_(128).div_(128).expand(-1, 3, -1, -1)
-        return scaled.contiguous(memory_format=torch.channels_last if self._on_cpu else torch.contiguous_format)
+        layout = torch.channels_last if self._on_cpu else torch.contiguous_format
+        scaled = clean_resize(images, layout=layout).sub_(128).div_(128)
+        return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=layout)
 
 
 def _no_network(path: Path, why: str) -> InputError:

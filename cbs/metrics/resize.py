@@ -6,6 +6,9 @@ from functools import cache
 
 import torch
 
+# Blocks of rows that a resampling matrix is cut into.
+_BANDS = 8
+
 
 def _bicubic(x: float, a: float = -0.5) -> float:
     """Keys' cubic kernel with a = −1/2, as PIL uses it."""
@@ -32,11 +35,34 @@ def coefficients(source: int, target: int) -> torch.Tensor:
     return matrix.to(torch.float32)
 
 
-def clean_resize(images: torch.Tensor, size: int = 299) -> torch.Tensor:
-    """clean-fid's "clean" resizing: (n, c, h, w) float in 0..255 -> (n, c, size, size), clipped to 0..255.
+@cache
+def _bands(source: int, target: int, device: torch.device) -> list[tuple[slice, slice, torch.Tensor]]:
+    """The matrix as blocks of rows and the columns that these see: near a diagonal, the rest is zeros."""
+    found = []
+    for rows in torch.arange(target).tensor_split(_BANDS):
+        block = coefficients(source, target)[rows]
+        seen = block.any(0).nonzero()
+        columns = slice(int(seen[0]), int(seen[-1]) + 1)
+        found.append((slice(int(rows[0]), int(rows[-1]) + 1), columns, block[:, columns].contiguous().to(device)))
+    return found
 
-    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards.
+
+def _resampled(images: torch.Tensor, size: int, layout: torch.memory_format) -> torch.Tensor:
+    """(n, c, h, w) -> (n, c, size, w)"""
+    n, channels, height, width = images.shape
+    shape = (n, channels, size, width)
+    found = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout)
+    for rows, columns, weights in _bands(height, size, images.device):
+        found[:, :, rows] = weights @ images[:, :, columns]
+    return found
+
+
+def clean_resize(
+    images: torch.Tensor, size: int = 299, layout: torch.memory_format = torch.contiguous_format
+) -> torch.Tensor:
+    """clean-fid's "clean" resizing: (n, c, h, w) float32 in 0..255 -> (n, c, size, size), clipped to 0..255.
+
+    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards. layout: of the result in memory.
     """
-    across = coefficients(images.shape[3], size).to(images.device)
-    down = coefficients(images.shape[2], size).to(images.device)
-    return (down @ (images @ across.T)).clamp_(0, 255)
+    across = _resampled(images.mT, size, torch.contiguous_format).mT
+    return _resampled(across, size, layout).clamp_(0, 255)
