@@ -234,7 +234,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], words: 
 
 def test_help_and_cfg_say_what_there_is(tmp_path: Path) -> None:
     shown = command("--help", cwd=tmp_path).stdout
-    for words in ("optimizer: adabelief, adam, rmsprop, sgd", "batch_size=2,4,...,1024", "paper_wgan_gp_celeba, quickstart", "seeds:"):
+    choices = ("optimizer: adabelief, adam, rmsprop, sgd", "paper_wgan_gp_celeba, quickstart")
+    for words in (*choices, "batch_size=2,4,...,1024", "seeds:"):
         assert words in shown
     composed = command("batch_size=48", "optimizer=rmsprop", "--cfg", "job", cwd=tmp_path).stdout
     assert "initial: 48" in composed
