@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cbs.outcome import Reached
 from cbs.record import RunFolder, run_folders
 from tests.conftest import command
 from tests.pictures import WNIDS, encoded, put_files, put_lmdb
@@ -95,3 +96,17 @@ def test_biggans_threshold_is_asked_for(tmp_path: Path) -> None:
     refused = command("-m", "study=paper_biggan_imagenet", cwd=tmp_path)
     assert refused.returncode == 2
     assert "target.thresholds has no value here: give one." in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_tiny_biggan_reaches_its_target_on_digits(tmp_path: Path) -> None:
+    choice = ("model=biggan", "batch_size=64", "target.generator=ema", "target.ema_decay=0.99")
+    done = command(*choice, "target.budget_steps=3000", cwd=tmp_path, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (run,) = run_folders(tmp_path / "results" / "sweep")
+    result = run.result()
+    assert result is not None
+    assert isinstance(result.outcomes[4.0], Reached)
+    first, last = run.trajectory()[0], run.trajectory()[-1]
+    assert first.value > 8
+    assert last.value <= 4
