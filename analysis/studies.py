@@ -14,7 +14,7 @@ import yaml
 
 from analysis.curves import COLUMNS, FACTS, Curve
 from cbs.errors import InputError
-from cbs.key import REQUEST, division
+from cbs.key import REQUEST_OR_EXTRA, division
 from cbs.labels import labels
 from cbs.outcome import Evaluation, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
@@ -37,8 +37,8 @@ class Run:
 
     @property
     def group(self) -> str:
-        """What two trials of one curve have in common: all but the batch size, the thresholds and the budget."""
-        target = {k: v for k, v in self.config["target"].items() if k not in REQUEST}
+        """What two trials of one curve have in common: all but the batch size and what shapes no trajectory."""
+        target = {k: v for k, v in self.config["target"].items() if k not in REQUEST_OR_EXTRA}
         model = {k: v for k, v in self.config["model"].items() if k != "batch_norm"}
         parts = {k: self.config[k] for k in ("task", "dataset", "optimizer")}
         return json.dumps({**parts, "model": model, "target": target, **division(self.config)}, sort_keys=True)

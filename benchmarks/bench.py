@@ -11,7 +11,6 @@ import statistics as stats
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from analysis.studies import read_study
-from benchmarks import fitting, launcher, slurm
+from benchmarks import fid, fitting, launcher, slurm
 from benchmarks.timing import seconds
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, typed
 from cbs.data import sampler
 from cbs.data.packed import prepare
 from cbs.machine import onednn, prefers_onednn
-from cbs.metrics.frechet import Moments, frechet_distance, root
 from cbs.schema import Config
 from cbs.tasks.gan import GAN
 
@@ -149,32 +147,6 @@ def small_convolutions(data: Path) -> None:
         print(f"| {size} | {width} | {b} | {mine:.1f} | {native:.1f} | {choice} |", flush=True)
 
 
-def distance() -> None:
-    from cleanfid.fid import frechet_distance as cleanfids
-
-    print("\n## Fréchet distance of 2,048 features, 5,000 samples a side, one thread\n")
-    rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(2048, 2048)) * rng.uniform(0.01, 1, 2048) / 45
-    a, b = (np.maximum(rng.normal(size=(5000, 2048)) @ mixing + shift, 0) for shift in (0.0, 0.05))
-
-    def statistics(samples: np.ndarray) -> Moments:
-        moments = Moments(2048)
-        moments.add(torch.from_numpy(samples))
-        return moments
-
-    one, other = statistics(a).statistics(), statistics(b).statistics()
-    known = root(other.cov, other.count - 1)
-    values: list[float] = []
-    mine = seconds(lambda: values.append(frechet_distance(one, other, known)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = seconds(
-            lambda: values.append(cleanfids(one.mean.numpy(), one.cov.numpy(), other.mean.numpy(), other.cov.numpy()))
-        )
-    print(f"cbs {mine:.1f} s, clean-fid {theirs:.1f} s: {theirs / mine:.1f}×; relative difference ", end="")
-    print(f"{abs(values[0] - values[1]) / values[1]:.1e}", flush=True)
-
-
 def quickstart_share(data: Path) -> None:
     import joblib
 
@@ -211,7 +183,8 @@ def main() -> None:
         data = Path(folder)
         training_loop(data)
         small_convolutions(data)
-        distance()
+        print("\n## One FID at 64 pixels, in memory and over a folder of PNG files\n")
+        fid.report()
         print("\n## Fitting curves\n")
         fitting.report()
         print("\n## Launching a large sweep\n")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cbs.key import REQUEST
+from cbs.key import REQUEST_OR_EXTRA
 
 _GROUPS = ("task", "model", "dataset", "optimizer", "target")
 # Asked for, or said elsewhere: none of these makes another curve.
-_APART = {*(f"target.{name}" for name in REQUEST), "optimizer.name", "dataset.source"}
+_APART = {*(f"target.{name}" for name in REQUEST_OR_EXTRA), "optimizer.name", "dataset.source"}
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
