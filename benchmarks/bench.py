@@ -11,19 +11,16 @@ import statistics as stats
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from analysis.studies import read_study
-from benchmarks import data, fitting, launcher, slurm, training
+from benchmarks import data, fid, fitting, launcher, slurm, training
 from benchmarks.configs import config
 from benchmarks.timing import seconds
 from cbs.data import sampler
 from cbs.machine import onednn, prefers_onednn
-from cbs.metrics.frechet import Moments, frechet_distance, root
 from cbs.tasks.gan import GAN
 
 CPU = torch.device("cpu")
@@ -44,32 +41,6 @@ def small_convolutions() -> None:
         mine, native = stats.median(times[True][1:]), stats.median(times[False][1:])
         choice = "oneDNN" if prefers_onednn(width, b) else "native"
         print(f"| {size} | {width} | {b} | {mine:.1f} | {native:.1f} | {choice} |", flush=True)
-
-
-def distance() -> None:
-    from cleanfid.fid import frechet_distance as cleanfids
-
-    print("\n## Fréchet distance of 2,048 features, 5,000 samples a side, one thread\n")
-    rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(2048, 2048)) * rng.uniform(0.01, 1, 2048) / 45
-    a, b = (np.maximum(rng.normal(size=(5000, 2048)) @ mixing + shift, 0) for shift in (0.0, 0.05))
-
-    def statistics(samples: np.ndarray) -> Moments:
-        moments = Moments(2048)
-        moments.add(torch.from_numpy(samples))
-        return moments
-
-    one, other = statistics(a).statistics(), statistics(b).statistics()
-    known = root(other.cov, other.count - 1)
-    values: list[float] = []
-    mine = seconds(lambda: values.append(frechet_distance(one, other, known)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = seconds(
-            lambda: values.append(cleanfids(one.mean.numpy(), one.cov.numpy(), other.mean.numpy(), other.cov.numpy()))
-        )
-    print(f"cbs {mine:.1f} s, clean-fid {theirs:.1f} s: {theirs / mine:.1f}×; relative difference ", end="")
-    print(f"{abs(values[0] - values[1]) / values[1]:.1e}", flush=True)
 
 
 def quickstart_share() -> None:
@@ -107,7 +78,7 @@ def main() -> None:
     training.report(CPU)
     training.optimizers()
     small_convolutions()
-    distance()
+    fid.report()
     data.report()
     print("\n## Fitting curves\n")
     fitting.report()

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from benchmarks import data, training
+from benchmarks import data, fid, training
 
 
 def main() -> None:
@@ -17,6 +17,7 @@ def main() -> None:
     print(f"# cbs benchmarks on a GPU\n\n{torch.cuda.get_device_name(device)}, torch {torch.__version__}, ", end="")
     print(f"CUDA {torch.version.cuda}, Python {platform.python_version()}", flush=True)
     training.report(device)
+    fid.report()
     data.report()
 
 

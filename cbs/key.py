@@ -17,7 +17,8 @@ RECIPE = 1
 
 # The fields of a target that say how far to go; none of them changes a trajectory before it stops.
 REQUEST = ("thresholds", "budget_steps")
-_REQUEST_OR_EXTRA = (*REQUEST, "extra")
+# Nor do metrics on the side.
+REQUEST_OR_EXTRA = (*REQUEST, "extra")
 
 
 def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     stops; so are paths, the device, the logger, metrics on the side and a label. The processes that share a
     batch enter as `division` says, precision and micro-batches as `arithmetic` does.
     """
-    target = {k: v for k, v in config["target"].items() if k not in _REQUEST_OR_EXTRA}
+    target = {k: v for k, v in config["target"].items() if k not in REQUEST_OR_EXTRA}
     # One cadence is in force; the other's settings don't matter.
     unused = {"first_steps", "precision"} if target["every_steps"] is not None else {"every_steps"}
     mode = target.get("generator", "eval")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cbs.key import REQUEST
+from cbs.key import REQUEST_OR_EXTRA
 from cbs.schema import ADDED, ADDED_TO_GROUPS
 
 _GROUPS = ("task", "model", "dataset", "optimizer", "target")
 # Asked for, or said elsewhere: none of these makes another curve.
 _APART = {
-    *(f"target.{name}" for name in REQUEST),
-    "target.extra",
+    *(f"target.{name}" for name in REQUEST_OR_EXTRA),
     "optimizer.name",
     "dataset.source",
     "dataset.corrupt",

@@ -144,7 +144,7 @@ def test_the_real_side_is_cached_by_content_and_made_anew_when_damaged(
     for path in kept:
         path.write_bytes(path.read_bytes()[:-100])
     assert of(digits, tmp_path, asked).measure(images, drawn()) == first
-    monkeypatch.setattr(Reference, "_chunks", lambda *_: pytest.fail("not read from the cache"))
+    monkeypatch.setattr(Reference, "_seen", lambda *_: pytest.fail("not read from the cache"))
     assert of(digits, tmp_path, asked).measure(images, drawn()) == first
 
 

@@ -15,6 +15,7 @@ import yaml
 from analysis.studies import from_study, read_study, trajectories
 from analysis.targets import curves_at, from_evaluations, running_median
 from cbs.errors import InputError
+from cbs.labels import labels
 from cbs.outcome import Evaluation
 from cbs.schema import ADDED_TO_GROUPS
 from tests.conftest import TINY, command
@@ -176,6 +177,15 @@ def test_a_running_median_ignores_one_lucky_evaluation() -> None:
     assert running_median(stopped)[-1].value == 49.0  # a run that stopped there had arrived
     confirmed = [*(Evaluation(i + 1, 0, 0.0, v) for i, v in enumerate(values)), Evaluation(7, 0, 0.0, 3.9, (3.8,))]
     assert running_median(confirmed)[-1].value == 3.9
+
+
+def test_metrics_on_the_side_make_no_other_curve(study: Path) -> None:
+    run = read_study(study)[0]
+    target = {**run.config["target"], "extra": ["kid"]}
+    other = replace(run, config={**run.config, "target": target})
+    assert other.group == run.group
+    assert labels([run.config, other.config]) == ["adam", "adam"]
+    assert replace(run, config={**run.config, "target": {**target, "samples": 5}}).group != run.group
 
 
 def test_a_curve_holds_any_number_of_processes_unless_each_normalises_apart(study: Path) -> None:

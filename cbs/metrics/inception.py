@@ -31,6 +31,8 @@ class Inception:
                 network = torch.jit.load(str(path), map_location=device).eval()
                 self._layers = torch.jit.freeze(network.layers)
             found = self.features(torch.zeros(1, 1, 8, 8, device=device))
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, AttributeError) as error:
             raise _no_network(path, str(error).strip().splitlines()[0]) from error
         if found.shape != (1, SIZE):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cbs.claim import alone
 from cbs.data.packed import Packed
+from cbs.data.progress import progress
 from cbs.metrics.features import Features
 from cbs.metrics.frechet import Moments, Statistics, root
 from cbs.metrics.rounding import to_bytes
@@ -54,52 +56,54 @@ class Reference:
         ground = (SCHEMA[normalisation], packed.digest, features.digest, features.size, normalisation)
         name = hashlib.sha256("/".join(map(str, ground)).encode()).hexdigest()[:16]
         if FRECHET.intersection(metrics):
-            self.statistics = self._statistics(data / "statistics" / f"{name}.npz")
-            self.root = root(self.statistics.cov, self.statistics.count - 1)
+            mean, cov, count = self._kept(data / "statistics" / f"{name}.npz", self._statistics)
+            self.statistics = Statistics(mean, cov, int(count))
+            self.root = root(cov, self.statistics.count - 1)
         if "kid" in metrics:
-            self.sample = self._sample(data / "statistics" / f"{name}-sample.npz")
+            (self.sample,) = self._kept(data / "statistics" / f"{name}-sample.npz", self._sample)
 
-    def _statistics(self, path: Path) -> Statistics:
-        kept = self._load(path, "mean", "cov", "count")
-        if kept is not None:
-            mean, cov, count = kept
-            return Statistics(mean, cov, int(count))
-        moments = Moments(self._features.size, self._device)
-        for images in self._chunks(np.arange(self._packed.count)):
-            moments.add(self._features(images))
-        found = moments.statistics()
-        _save(path, mean=found.mean, cov=found.cov, count=torch.tensor(found.count))
+    def _kept(self, path: Path, compute: Callable[[], dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """What is in a file, computed first where it is missing or damaged; other processes wait for it meanwhile."""
+        found = self._load(path)
+        if found is None:
+            with alone(path.parent / ".claims" / path.stem):
+                found = self._load(path) or self._save(path, compute())
         return found
 
-    def _sample(self, path: Path) -> torch.Tensor:
-        kept = self._load(path, "features")
-        if kept is not None:
-            return kept[0]
-        order = torch.randperm(self._packed.count, generator=stream(0, "real sample"))
-        chosen = order[:_SAMPLE].sort().values.numpy()
-        found = torch.cat([self._features(images) for images in self._chunks(chosen)])
-        _save(path, features=found)
-        return found
-
-    def _chunks(self, chosen: np.ndarray) -> Iterable[torch.Tensor]:
-        """These images in 0..255, float32, on the device."""
-        images = self._packed.images()
-        size = max(1, min(_CHUNK, _CHUNK_VALUES // images[0].size))
-        for start in range(0, len(chosen), size):
-            pixels = torch.from_numpy(images[chosen[start : start + size]]).to(self._device).float()
-            # As the authors' loaders read an image: to [0, 1], then to [-1, 1], in float32.
-            yield pixels if self._normalisation == "fixed" else to_bytes((pixels / 255 - 0.5) / 0.5, "per_image")
-
-    def _load(self, path: Path, *names: str) -> list[torch.Tensor] | None:
+    def _load(self, path: Path) -> list[torch.Tensor] | None:
         try:
             with open(path, "rb") as file, np.load(file) as saved:
-                return [torch.from_numpy(saved[name]).to(self._device) for name in names]
+                return [torch.from_numpy(saved[name]).to(self._device) for name in saved.files]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
+    def _save(self, path: Path, tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(path, buffer.getvalue())
+        return list(tensors.values())
 
-def _save(path: Path, **tensors: torch.Tensor) -> None:
-    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomic(path, buffer.getvalue())
+    def _statistics(self) -> dict[str, torch.Tensor]:
+        moments = Moments(self._features.size, self._device)
+        for features in self._seen(np.arange(self._packed.count)):
+            moments.add(features)
+        found = moments.statistics()
+        return {"mean": found.mean, "cov": found.cov, "count": torch.tensor(found.count)}
+
+    def _sample(self) -> dict[str, torch.Tensor]:
+        order = torch.randperm(self._packed.count, generator=stream(0, "real sample"))
+        return {"features": torch.cat(list(self._seen(order[:_SAMPLE].sort().values.numpy())))}
+
+    def _seen(self, chosen: np.ndarray) -> Iterator[torch.Tensor]:
+        """The features of these images, a chunk after the other."""
+        images = self._packed.images()
+        size = max(1, min(_CHUNK, _CHUNK_VALUES // images[0].size))
+        with progress("features of real images", len(chosen)) as advance:
+            for start in range(0, len(chosen), size):
+                pixels = torch.from_numpy(images[chosen[start : start + size]]).to(self._device).float()
+                if self._normalisation == "per_image":
+                    # As the authors' loaders read an image: to [0, 1], then to [-1, 1], in float32.
+                    pixels = to_bytes((pixels / 255 - 0.5) / 0.5, "per_image")
+                yield self._features(pixels)
+                advance(len(pixels))

@@ -51,11 +51,13 @@ def _subset(features: torch.Tensor, size: int, draw: torch.Generator) -> torch.T
 def _mmd(x: torch.Tensor, y: torch.Tensor) -> float:
     n, d = x.shape
 
-    def kernel(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return (one @ other.T / d + 1).pow_(3)
+    def cubes(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The sum of the kernel over all pairs, and over those of equal index."""
+        k = torch.addmm(one.new_ones(1), one, other.T, alpha=1 / d)
+        return torch.stack([torch.dot(k.square().flatten(), k.flatten()), k.diagonal().pow(3).sum()])
 
-    within = sum(k.sum() - k.diagonal().sum() for k in (kernel(x, x), kernel(y, y))) / (n * (n - 1))
-    return float(within - 2 * kernel(x, y).mean())
+    both = cubes(x, x) + cubes(y, y)
+    return float((both[0] - both[1]) / (n * (n - 1)) - 2 * cubes(x, y)[0] / n**2)
 
 
 def inception_score(features: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]) -> float:
