@@ -80,22 +80,25 @@ def _generated(count: int) -> Iterator[torch.Tensor]:
         yield torch.stack(chunk)
 
 
-def _ours(file: Path, count: int) -> tuple[torch.Tensor, float]:
+def _ours(file: Path, count: int, device: torch.device) -> tuple[torch.Tensor, float]:
     """The features' mean, and the seconds from the generator's images to mean and covariance, as a run takes them."""
-    network, moments, kept, spent = Inception(file, CPU), Moments(2048), [], 0.0
-    for images in _generated(count):
+    network, moments, kept, spent = Inception(file, device), Moments(2048, device), [], 0.0
+    for chunk in _generated(count):
+        images = chunk.to(device)
         started = time.perf_counter()
         kept.append(network.features(to_bytes(images, "fixed")))  # the sampling error needs them again
         moments.add(kept[-1])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         spent += time.perf_counter() - started
     started = time.perf_counter()
-    mean = moments.statistics().mean
+    mean = moments.statistics().mean.cpu()
     return mean, spent + time.perf_counter() - started
 
 
-def _theirs(file: Path, count: int, cores: int) -> tuple[np.ndarray, float]:
+def _theirs(file: Path, count: int, cores: int, device: torch.device) -> tuple[np.ndarray, float]:
     """The same of clean-fid, by way of the folder."""
-    network, spent, at = InceptionV3W(str(file.parent), download=False), 0.0, 0
+    network, spent, at = InceptionV3W(str(file.parent), download=False).to(device), 0.0, 0
     with tempfile.TemporaryDirectory() as folder, _threads(cores):
         for images in _generated(count):
             started = time.perf_counter()
@@ -105,19 +108,20 @@ def _theirs(file: Path, count: int, cores: int) -> tuple[np.ndarray, float]:
             spent += time.perf_counter() - started
         started = time.perf_counter()
         workers = cores if cores > 1 else 0
-        found = cleanfid.get_folder_features(folder, network, num_workers=workers, device=CPU, verbose=False)
+        found = cleanfid.get_folder_features(folder, network, num_workers=workers, device=device, verbose=False)
         mean, _ = found.mean(0), np.cov(found, rowvar=False)
         return mean, spent + time.perf_counter() - started
 
 
-def _distance() -> tuple[float, float]:
+def _distance(device: torch.device) -> tuple[float, float]:
     """Seconds of both for the distance of 2,048 features, ours with its sampling error, the real side's root known."""
     draw = torch.Generator().manual_seed(0)
     spectrum = torch.logspace(0, -3, 2048, dtype=torch.float64)  # falling as Inception's does
     mixing = torch.randn(2048, 2048, dtype=torch.float64, generator=draw) * spectrum / 45
     sides = [torch.randn(5000, 2048, dtype=torch.float64, generator=draw) @ mixing + shift for shift in (0.0, 0.02)]
+    sides = [side.to(device) for side in sides]
     a, b = (Statistics.of(side) for side in sides)
-    known, arrays = root(b.cov, b.count - 1), [x.numpy() for x in (a.mean, a.cov, b.mean, b.cov)]
+    known, arrays = root(b.cov, b.count - 1), [x.cpu().numpy() for x in (a.mean, a.cov, b.mean, b.cov)]
     values: list[float] = []
     mine = seconds(lambda: values.append(frechet_distance(a, b, known)))
     error = seconds(lambda: sampling_error(sides[0].float(), a, b, known))
@@ -132,32 +136,32 @@ def _row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _images(name: str, layers: nn.Module, count: int, distance: tuple[float, float]) -> None:
+def _images(name: str, layers: nn.Module, count: int, distance: tuple[float, float], device: torch.device) -> None:
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / INCEPTION_NAME
         torch.jit.script(Layers(layers).eval()).save(str(file))
-        ours, mine = _ours(file, count)
+        ours, mine = _ours(file, count, device)
         for used in sorted({1, cores}):
-            mean, theirs = _theirs(file, count, used)
+            mean, theirs = _theirs(file, count, used, device)
             np.testing.assert_allclose(ours, mean, atol=1e-3)
             each = [f"{1000 * spent / count:.1f}" for spent in (mine, theirs)]
             whole = (theirs + distance[1]) / (mine + distance[0])
             _row(name, f"{count:,}", str(used), *each, f"{theirs / mine:.1f}×", f"{whole:.1f}×")
 
 
-def report(inception: int = 200, light: int = 2000) -> None:
+def report(inception: int = 200, light: int = 2000, *, device: torch.device = CPU) -> None:
     """Print the distance's figures and both networks', as Markdown."""
     torch.manual_seed(0)
     with warnings.catch_warnings(), _threads(1):
         warnings.simplefilter("ignore")  # TorchScript and scipy's sqrtm say that they are old
-        distance = _distance()
+        distance = _distance(device)
         print("From the generator's floats to mean and covariance, ms per image, cbs on one core as runs are;")
         print("the whole FID is this and the distance.\n")
         _row("network", "images", "clean-fid's cores", "cbs", "clean-fid", "ratio", "ratio of the whole FID")
         _row(*["---"] * 7)
-        _images("Inception v3", _inception(), inception, distance)
-        _images("light", _light(), light, distance)
+        _images("Inception v3", _inception(), inception, distance, device)
+        _images("light", _light(), light, distance, device)
 
 
 if __name__ == "__main__":

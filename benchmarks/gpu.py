@@ -17,7 +17,7 @@ def main() -> None:
     print(f"# cbs benchmarks on a GPU\n\n{torch.cuda.get_device_name(device)}, torch {torch.__version__}, ", end="")
     print(f"CUDA {torch.version.cuda}, Python {platform.python_version()}", flush=True)
     training.report(device)
-    fid.report()
+    fid.report(50_000, 50_000, device=device)
     data.report()
 
 
