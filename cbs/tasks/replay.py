@@ -64,7 +64,8 @@ class Replay:
                 self._learn(own)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Of this thread only: another one may be copying the next batch meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._losses = self._learn(own)
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
