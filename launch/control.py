@@ -54,7 +54,7 @@ def resubmit(study: Path, chosen: set[tuple[str, int]]) -> None:
         print(f"Nothing of {study} is left to submit.")
     for number, wanted in groups.items():
         settings = next(one.content["settings"] for one in found if one.number == number)
-        submit(wanted, Settings.of(settings))
+        submit(wanted, Settings.recorded(settings))
 
 
 def _check_home(study: Path, found: Sequence[Submission]) -> None:

@@ -53,6 +53,11 @@ class Settings:
         settings.check()
         return settings
 
+    @classmethod
+    def recorded(cls, kept: dict[str, Any]) -> Settings:
+        """Settings from a manifest, of this version or of an earlier one, which had image_ms and not tflops."""
+        return cls.of({"tflops": None, **{name: value for name, value in kept.items() if name != "image_ms"}})
+
     def check(self) -> None:
         """Raise InputError at the first setting that can't be."""
         for name in ("cpus_per_task", "timeout_min", "array_parallelism"):

@@ -124,9 +124,8 @@ def submit(wanted: list[Run], settings: Settings) -> Plan:
             continue
         number = seen[-1].number + 1 if seen else 1
         carrying = [one.run for one in now.found]
-        submission = create(
-            study, number, carrying, now.loads, array_size, {**asdict(settings), "paces": as_record(now.paces)}
-        )
+        reckoned = as_record(now.paces)
+        submission = create(study, number, carrying, now.loads, array_size, asdict(settings), reckoned)
         if submission is not None:
             break
     _say(now, seen)

@@ -151,7 +151,7 @@ def _paces(found: Sequence[Submission]) -> Callable[[Config], Pace]:
     """What a step takes until records say it: as the submissions have it, or a guess."""
     paces: dict[str, Pace] = {}
     for submission in found:
-        paces |= from_record(submission.content["settings"].get("paces", {}))  # older manifests have none
+        paces |= from_record(submission.content.get("paces", {}))  # older manifests have none
     return known_paces(paces)
 
 

@@ -104,9 +104,18 @@ class Submission:
 
 
 def create(
-    study: Path, number: int, runs: Sequence[Run], loads: Sequence[Load], array_size: int, settings: dict[str, Any]
+    study: Path,
+    number: int,
+    runs: Sequence[Run],
+    loads: Sequence[Load],
+    array_size: int,
+    settings: dict[str, Any],
+    paces: dict[str, list[float]],
 ) -> Submission | None:
-    """A new manifest, or None where another submitter took this number."""
+    """A new manifest, or None where another submitter took this number.
+
+    paces: what the loads were reckoned with (`launch.cost.as_record`).
+    """
     trials: dict[str, int] = {}
     configs: list[dict[str, Any]] = []
     for run in runs:
@@ -120,6 +129,7 @@ def create(
         "submitter": identity(),
         "submitted": time.time(),
         "settings": settings,
+        "paces": paces,
         "array_size": array_size,
         "trials": configs,
         "runs": [{"trial": trials[run.folder.key], "seed": run.seed, "label": run.label} for run in runs],

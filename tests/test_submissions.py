@@ -10,18 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cbs.claim import STALE_SECONDS
+from cbs.config import CONF_DIR
 from cbs.key import trial_folder
 from cbs.record import RunFolder
 from cbs.schema import Config
 from launch import queue
 from launch.plan import runs
+from launch.settings import Settings
 from launch.status import status
 from launch.submissions import Load, Submission, carried, create, submissions
 from tests.conftest import ROOT, TINY, command
@@ -33,7 +35,7 @@ SUBMITTED = {**SETTINGS, "step_ms": 4.0}
 def make(study: Path, configs: list[Config], number: int = 1, array_size: int = 1000) -> Submission | None:
     wanted = runs(configs)
     loads = [Load([place], 1, 0.1) for place in range(len(wanted))]
-    return create(study, number, wanted, loads, array_size, SETTINGS)
+    return create(study, number, wanted, loads, array_size, SETTINGS, {})
 
 
 def test_a_manifest_reads_back_as_it_was_made(tiny: Callable[..., Config], tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_study_is_read_wherever_it_lies_and_whatever_lies_in_it(swept: Path, t
 
 def test_a_moved_study_is_not_shown_twice(tiny: Callable[..., Config], tmp_path: Path) -> None:
     config = tiny("seeds=2", "device=cpu")
-    made = create(config.study_dir, 1, runs([config]), [Load([0, 1], 1, 0.1)], 1000, SUBMITTED)
+    made = create(config.study_dir, 1, runs([config]), [Load([0, 1], 1, 0.1)], 1000, SUBMITTED, {})
     assert made is not None
     for run in runs([config]):
         RunFolder(run.folder.trial, run.seed).write_failure("…\nRuntimeError: no\n")
@@ -204,3 +206,12 @@ def test_the_commands_on_a_study_of_this_machine(swept: Path) -> None:
     assert command("status", "results/none", cwd=swept, module="launch").returncode == 2
     nobody = command("logs", study, "b=9", cwd=swept, module="launch")
     assert "no run of results/sweep is 'b=9'" in nobody.stderr
+
+
+def test_settings_come_back_from_a_manifest_of_any_version() -> None:
+    raw = yaml.safe_load((CONF_DIR / "hydra" / "launcher" / "slurm.yaml").read_text())
+    settings = Settings.of({name: value for name, value in raw.items() if name != "_target_"})
+    kept = json.loads(json.dumps(asdict(settings)))
+    assert Settings.recorded(kept) == settings
+    del kept["tflops"]
+    assert Settings.recorded({**kept, "image_ms": 0.05}) == settings
