@@ -50,13 +50,14 @@ def test_an_installed_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    # A .pth line adds the folder without reading its .pth files: an editable cbs there stays invisible.
     site = Path(where.stdout.strip())
+    # With it pip would find the tree's own cbs, already installed.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run([python, "-m", "pip", "install", "--no-deps", "--quiet", str(wheel)], check=True, env=environment)
+    # A .pth line adds the folder without reading its .pth files: an editable cbs there stays invisible.
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run([python, "-m", "pip", "install", "--no-deps", "--quiet", str(wheel)], check=True)
     empty = tmp_path / "empty"
     empty.mkdir()
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -72,7 +73,8 @@ def test_an_installed_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     assert "6 to do" in done.stderr
     done = run("cbs.run", *TINY, "batch_size=48")
     assert done.returncode == 0, done.stderr
-    assert "study: quickstart" in run("cbs.run", "--help").stdout
+    (studies,) = [line for line in run("cbs.run", "--help").stdout.splitlines() if line.startswith("study: ")]
+    assert studies.split(": ")[1].split(", ") == sorted(p.stem for p in (ROOT / "conf" / "study").glob("*.yaml"))
     done = run("analysis", "plots", "results/sweep")
     assert done.returncode == 0, done.stderr
     assert run("analysis", "fit", "results/sweep").returncode == 0
