@@ -9,6 +9,8 @@ import torch
 
 # Rows that enter the moments at once where all features are at hand.
 _BLOCK = 8192
+# Columns of the scatter that are computed at once.
+_PANEL = 512
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Moments:
     def add(self, features: torch.Tensor) -> None:
         """features: (n, d)"""
         self._waiting.append(features)
-        # An update reads and writes the whole d x d scatter, which only as many rows are worth.
-        if sum(map(len, self._waiting)) >= len(self._mean):
+        # An update reads and writes the whole d x d scatter, which only some more rows are worth.
+        if sum(map(len, self._waiting)) >= 2 * len(self._mean):
             self._update()
 
     def _update(self) -> None:
@@ -52,7 +54,11 @@ class Moments:
         mean = features.mean(0)
         centred = features - mean
         shift = mean - self._mean
-        self._scatter += centred.T @ centred
+        for start in range(0, len(mean), _PANEL):  # what is above the diagonal is below it too
+            panel = slice(start, start + _PANEL)
+            product = centred[:, start:].T @ centred[:, panel]
+            self._scatter[start:, panel] += product
+            self._scatter[panel, start + _PANEL :] += product[_PANEL:].T
         self._scatter += torch.outer(shift, shift) * (self.count * n / total)
         self._mean += shift * (n / total)
         self.count = total

@@ -47,7 +47,7 @@ def _bands(source: int, target: int, device: torch.device) -> list[tuple[slice, 
     return found
 
 
-def _resampled(images: torch.Tensor, size: int, layout: torch.memory_format) -> torch.Tensor:
+def _rows(images: torch.Tensor, size: int, layout: torch.memory_format) -> torch.Tensor:
     """(n, c, h, w) -> (n, c, size, w)"""
     n, channels, height, width = images.shape
     shape = (n, channels, size, width)
@@ -57,12 +57,15 @@ def _resampled(images: torch.Tensor, size: int, layout: torch.memory_format) -> 
     return found
 
 
-def clean_resize(
-    images: torch.Tensor, size: int = 299, layout: torch.memory_format = torch.contiguous_format
-) -> torch.Tensor:
+def resampled(images: torch.Tensor, size: int, layout: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
+    """(n, c, h, w) float32 -> (n, c, size, size), laid out so in memory; overshoots as the bicubic kernel does."""
+    across = _rows(images.mT, size, torch.contiguous_format).mT
+    return _rows(across, size, layout)
+
+
+def clean_resize(images: torch.Tensor, size: int = 299) -> torch.Tensor:
     """clean-fid's "clean" resizing: (n, c, h, w) float32 in 0..255 -> (n, c, size, size), clipped to 0..255.
 
-    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards. layout: of the result in memory.
+    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards.
     """
-    across = _resampled(images.mT, size, torch.contiguous_format).mT
-    return _resampled(across, size, layout).clamp_(0, 255)
+    return resampled(images, size).clamp_(0, 255)
