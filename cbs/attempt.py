@@ -127,8 +127,7 @@ class Attempt:
         while True:
             try:
                 task = self._build()
-                task.step()
-                self.meter.rehearse(next(iter(task.sample(self.config.target.samples, stream(self.seed, "rehearsal")))))
+                self._rehearse(task)
                 del task
                 return self._build()
             except torch.OutOfMemoryError as error:
