@@ -257,6 +257,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.C
     return folder, command(*launch, *overrides, cwd=folder, module="torch.distributed.run")
 
 
+@pytest.mark.slow
 def test_torchrun_leaves_the_record_of_one_process(
     shared: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
@@ -314,6 +315,7 @@ class Pair:
         return [(process.returncode, text) for process, text in zip(self.processes, said, strict=True)]
 
 
+@pytest.mark.slow
 def test_stopped_killed_and_gone_on_it_ends_with_the_same_record(
     shared: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def tasks(cluster: Cluster, state: str = "RUNNING") -> list[str]:
     return cluster.ask("squeue", "-h", "-r", "-t", state, "-o", "%i").split()
 
 
+@pytest.mark.slow
 def test_time_limits_requeue_and_lose_nothing(site: Site, undisturbed: dict) -> None:
     """Slurm's warning, twice, as at a time limit: each time every run saves, and its job goes back into the queue."""
     site.environment[PAUSE] = "0.06"
@@ -194,6 +195,7 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
+@pytest.mark.slow
 def test_a_full_disk(lab: Cluster, tmp_path: Path, small_disk: Path, undisturbed: dict) -> None:
     site = Site(lab, tmp_path, results=small_disk)
     site.submit()
@@ -215,6 +217,7 @@ def test_a_full_disk(lab: Cluster, tmp_path: Path, small_disk: Path, undisturbed
     print("1 fault injected")
 
 
+@pytest.mark.slow
 def test_two_submitters_at_once(site: Site, undisturbed: dict) -> None:
     arguments = (*SWEEP, f"paths.results={site.results}", "hydra/launcher=slurm")
     both = [site.start(*arguments) for _ in range(3)]
@@ -225,6 +228,7 @@ def test_two_submitters_at_once(site: Site, undisturbed: dict) -> None:
     whole(site, undisturbed, 2)
 
 
+@pytest.mark.slow
 def test_what_fails_alike_is_set_aside_and_its_neighbours_are_not(site: Site, undisturbed: dict) -> None:
     site.environment["CBS_TEST_CURSED"] = "16"
     site.submit("hydra.launcher.pack=4")

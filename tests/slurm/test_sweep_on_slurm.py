@@ -102,6 +102,7 @@ def test_gpus_are_asked_for(site: Site) -> None:
     assert told.count("gres/gpu=1") >= 2 or told.count("TresPerNode=gres:gpu:1") >= 2, told
 
 
+@pytest.mark.slow
 def test_trials_of_two_processes(site: Site) -> None:
     """In float32 two processes round otherwise than one: what they ended with is the same, their FID nearly."""
     shorter = ("target.budget_steps=45", "gpus_per_trial=2", "hydra.launcher.cpus_per_task=4")
