@@ -1,4 +1,4 @@
-"""The command line: `python -m analysis fit | plots | report | targets | estimate`."""
+"""The command line: `python -m analysis fit | predict | plots | report | targets | estimate`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--json", action="store_true", help='one object, {"curves": [...], "differences": [...]}')
     fit.add_argument("--tables", type=Path, metavar="FOLDER", help="also write every table as CSV and LaTeX")
     fit.set_defaults(run=_fit)
+
+    predict = commands.add_parser(
+        "predict", help="b* measured, fitted, by closed form and by noise scale; what each costs"
+    )
+    predict.add_argument("study", nargs="+", type=Path, help="studies' folders, as in results/quickstart")
+    predict.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the lowest shared)")
+    predict.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
+    predict.add_argument("--json", action="store_true", help='one object, {"unit": …, "answers": […], "note": …}')
+    predict.set_defaults(run=_predict, csv=[], growing_spread=False)
 
     plots = commands.add_parser("plots", help="draw the figures as PNG and SVG")
     _sources(plots)
@@ -143,6 +152,16 @@ def _fit(given: argparse.Namespace) -> None:
         print(json.dumps(answer.to_dict(fits, found, pairs), indent=2))
     else:
         print(answer.text(fits, found, pairs))
+
+
+def _predict(given: argparse.Namespace) -> None:
+    from analysis import predict
+    from analysis.theory import theory
+
+    sources = _read(given)
+    found = theory([one for source in sources for one in source.fits], given.reference)
+    answers, unit = predict.predict(sources, found), predict.unit(sources)
+    print(json.dumps(predict.to_dict(answers, unit), indent=2) if given.json else predict.text(answers, unit))
 
 
 def _plots(given: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import answer, canvas, figures, summary
+from analysis import answer, canvas, figures, predict, summary
 from analysis.fit import Fit
 from analysis.studies import Source, trajectories
 from analysis.tables import write_tables
@@ -53,6 +53,8 @@ def write(
     evaluations = trajectories([run for source in sources for run in source.runs])
     found, pairs = theory(fits, reference), summary.differences(fits)
     tables = summary.tables(fits, found, pairs)
+    if any(source.runs for source in sources):
+        tables.append(predict.table(predict.predict(sources, found), predict.unit(sources)))
     page = (
         _environment()
         .get_template("report.html.j2")

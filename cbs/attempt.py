@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from cbs.preflight import preflight
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, write_atomic, write_json
 from cbs.schema import Config, Request
 from cbs.streams import stream
+from cbs.tasks import noise
 from cbs.tasks.gan import GAN
 
 # How often a run writes down how far it is.
@@ -133,27 +135,27 @@ class Attempt:
             except torch.OutOfMemoryError as error:
                 self._settled = memory.smaller(self.config, self._settled, self.device, error)
 
-    def _rehearse(self, task: GAN) -> None:
-        task.step()
-        noise = stream(self.seed, "rehearsal")
-        self.meter.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
-
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
         with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
-            return train(
-                Led(self.task, self._team), self._measure, goal, progress, Hooks(self._evaluated, self._looked_up)
-            )
+            led, hooks = Led(self.task, self._team), Hooks(self._evaluated, self._looked_up)
+            return train(led, partial(self._measure, progress), goal, progress, hooks)
 
     def _goal(self, request: Request) -> Goal:
         target = self.config.target
         return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
 
-    def _measure(self, step: int, repeat: int) -> Measurement:
-        noise = stream(self.seed, "evaluation", step, repeat)
+    def _measure(self, progress: Progress, step: int, repeat: int) -> Measurement:
+        latents = stream(self.seed, "evaluation", step, repeat)
         subsets = stream(self.seed, "evaluation subsets", step, repeat)
         with onednn(True), tf32(False):
-            images = self.task.sample(self.config.target.samples, noise)
-            return Measurement(self.meter.value(images, subsets)) if repeat else self.meter.measure(images, subsets)
+            images = self.task.sample(self.config.target.samples, latents)
+            if repeat:
+                return Measurement(self.meter.value(images, subsets))
+            found = self.meter.measure(images, subsets)
+        batches = self.config.noise_batches if self._team.size == 1 else 0
+        if not noise.due(progress.evaluations, step, batches):
+            return found
+        return replace(found, noise=noise.measure(self.task, self.seed, step, batches))
 
     def _restore(self) -> Progress:
         state, self._kept = self._kept, None

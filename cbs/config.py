@@ -40,6 +40,7 @@ class _Top:
     gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
+    noise_batches: int
 
 
 _GROUPS: dict[str, Any] = {

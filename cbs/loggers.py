@@ -198,6 +198,7 @@ def said(evaluation: Evaluation, metric: str, b: int) -> list[dict[str, float]]:
         **({} if error is None else {f"{metric}_sampling_error": error}),
         **evaluation.extra,
         **evaluation.losses,
+        **{f"noise_scale_{name}": of.scale for name, of in evaluation.noise.items() if of.scale is not None},
         "samples": float(evaluation.samples),
         "seconds": evaluation.seconds,
         "sfo": float(evaluation.step * b),

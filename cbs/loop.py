@@ -190,6 +190,7 @@ def _evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) ->
             losses=dict(zip(task.loss_names, means, strict=True)),
             sampling_error=found.sampling_error,
             extra=found.extra,
+            noise=found.noise,
         )
     )
     progress.loss_sums, progress.loss_count = [], 0

@@ -7,12 +7,37 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Gradient noise of one network at one point of its training, from `batches` independent batches of b images.
+
+    norm2: |G|², squared norm of the expected gradient; an unbiased estimate, which may be below 0. sigma2: tr Σ, b
+    times the variance of a batch's gradient. Errors are standard errors; covariance: of the two estimates.
+    scale: tr Σ/|G|² in images, None where norm2 isn't above 0. layers: [sigma2, norm2] of each layer's parameters.
+    cbs.tasks.noise has the estimators.
+    """
+
+    batches: int
+    sigma2: float
+    sigma2_error: float
+    norm2: float
+    norm2_error: float
+    covariance: float
+    scale: float | None
+    scale_error: float | None
+    layers: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """The metric of a task as it is, its standard error where that is known, and other metrics by name."""
+    """The metric of a task as it is, its standard error where that is known, and other metrics by name.
+
+    noise: of each network's gradient, where that was measured too.
+    """
 
     value: float
     sampling_error: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -24,6 +49,7 @@ class Evaluation:
     repeats: the metric again with fresh noise, as far as a crossing asked for it.
     losses: means since the evaluation before. sampling_error: the value's standard error at this number of
     generated images; None where it isn't known. extra: the other metrics asked for, by name.
+    noise: of the gradients of `generator` and `discriminator`; empty where it wasn't measured.
     """
 
     step: int
@@ -34,13 +60,15 @@ class Evaluation:
     losses: dict[str, float] = field(default_factory=dict)
     sampling_error: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "repeats": list(self.repeats)}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Evaluation:
-        return cls(**{**raw, "repeats": tuple(raw["repeats"])})
+        noise = {name: Noise(**found) for name, found in raw.get("noise", {}).items()}
+        return cls(**{**raw, "repeats": tuple(raw["repeats"]), "noise": noise})
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def check(config: Config) -> None:
     _at_least("seeds", config.seeds, 1)
     _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
     _at_least("max_failures", config.max_failures, 1)
+    if config.noise_batches < 3 and config.noise_batches != 0:
+        raise InputError(f"noise_batches is {config.noise_batches}: it must be 0 (off) or at least 3.")
     _check_model(config)
     _check_optimizer(config.optimizer)
     _at_least("batch_size", config.batch_size.initial, 1)

@@ -106,9 +106,21 @@ class Sampler:
         else:
             pixels, labels = self._ahead.take(self.consumed, b, parts)
         self.consumed += b
-        images = pixels.mul(1 / 127.5).sub_(1.0)
-        if len(parts) == 1:
-            return [Batch(images, labels)]
-        sizes = [len(range(b)[part]) for part in parts]
-        apart = [None] * len(parts) if labels is None else labels.split(sizes)
-        return [Batch(*part) for part in zip(images.split(sizes), apart, strict=True)]
+        return _cut(pixels, labels, b, parts)
+
+    def pick(self, indices: torch.Tensor, parts: Sequence[slice]) -> list[Batch]:
+        """Parts of a batch of these images, indices (b,) int64, on their device. What is drawn next stays the same."""
+        rows = torch.cat([indices[part] for part in parts]).to(self.images.device)
+        pixels = self.images.index_select(0, rows).to(indices.device)
+        labels = None if self.labels is None else self.labels.index_select(0, rows).to(indices.device)
+        return _cut(pixels, labels, len(indices), parts)
+
+
+def _cut(pixels: torch.Tensor, labels: torch.Tensor | None, b: int, parts: Sequence[slice]) -> list[Batch]:
+    """Pixels, one part of a batch of b after the other, as what networks are given."""
+    images = pixels.mul(1 / 127.5).sub_(1.0)
+    if len(parts) == 1:
+        return [Batch(images, labels)]
+    sizes = [len(range(b)[part]) for part in parts]
+    apart = [None] * len(parts) if labels is None else labels.split(sizes)
+    return [Batch(*part) for part in zip(images.split(sizes), apart, strict=True)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from cbs import models, optim
-from cbs.data.sampler import Pictures, Sampler
+from cbs.data.sampler import Batch, Pictures, Sampler
 from cbs.machine import arithmetic
 from cbs.models.batch_norm import synchronise
 from cbs.models.biggan import orthogonality
@@ -105,17 +105,38 @@ class GAN:
 
     def _draw(self, real: bool) -> list[Draw]:
         """What one update needs, part by part; `real` images for the discriminator's."""
-        z = torch.randn(self.b, self.model.latent, generator=self._latent, device=self.device)
+        batches = self.sampler.draw(self.b, self._parts) if real else None
+        return self._cut(batches, self._latent, self._label, self._mix)
+
+    def _cut(
+        self, batches: list[Batch] | None, latent: torch.Generator, label: torch.Generator, mixing: torch.Generator
+    ) -> list[Draw]:
+        """Real images, if there are any, and what is drawn beside them for the whole batch, part by part."""
+        z = torch.randn(self.b, self.model.latent, generator=latent, device=self.device)
         y = mix = None
         if self._classes:
-            y = torch.randint(self._classes, (self.b,), generator=self._label, device=self.device)
-        if real and self.model.penalty:
-            mix = torch.rand(self.b, 1, 1, 1, generator=self._mix, device=self.device)
-        batches = self.sampler.draw(self.b, self._parts) if real else [(None, None)] * len(self._parts)
+            y = torch.randint(self._classes, (self.b,), generator=label, device=self.device)
+        if batches and self.model.penalty:
+            mix = torch.rand(self.b, 1, 1, 1, generator=mixing, device=self.device)
+        pictures: Sequence[Batch | tuple[None, None]] = batches or [(None, None)] * len(self._parts)
         return [
             Draw(z[part], y if y is None else y[part], images, labels, mix if mix is None else mix[part])
-            for part, (images, labels) in zip(self._parts, batches, strict=True)
+            for part, (images, labels) in zip(self._parts, pictures, strict=True)
         ]
+
+    def gradients(self, chance: torch.Generator) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The generator's and the discriminator's gradient, each one tensor per parameter, of one fresh batch.
+
+        Both at the networks as they are. chance: all that is random comes from it, images drawn with replacement; on
+        the device. Only the networks' buffers move, as in a step. Of one process's trials only.
+        """
+        indices = torch.randint(len(self.sampler.images), (self.b,), generator=chance, device=self.device)
+        update = self._cut(self.sampler.pick(indices, self._parts), chance, chance, chance)
+        last = self._cut(None, chance, chance, chance) if isinstance(self.model, BigGANConfig) else update
+        fakes: list[torch.Tensor] = []
+        of_d, _ = self._gradient(self._d, self._critic_losses(update, fakes))
+        of_g, _ = self._gradient(self._g, self._generator_losses(last, fakes))
+        return of_g, of_d
 
     def _learn(self, draws: Draws) -> tuple[torch.Tensor, ...]:
         """The step itself: a function of what was drawn and of the networks' and optimizers' tensors."""
@@ -173,9 +194,19 @@ class GAN:
     def _descend(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], losses: Iterable[torch.Tensor]
     ) -> torch.Tensor:
-        """One optimizer step along the gradient for these parameters only: the other network gets none.
+        """One optimizer step along the gradient for these parameters only: the other network gets none."""
+        gradients, loss = self._gradient(parameters, losses)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = laid_out_as(parameter, gradient)
+        optimizer.step()
+        return loss
 
-        losses: the mean over each part of this process's share of the batch. Returns the whole batch's, detached.
+    def _gradient(
+        self, parameters: list[nn.Parameter], losses: Iterable[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The gradient for one network's parameters, one tensor each, and the loss, detached, of the whole batch.
+
+        losses: the mean over each part of this process's share of the batch.
         """
         sums: list[torch.Tensor] = []
         for part, mean in zip(self._parts, losses, strict=True):
@@ -186,13 +217,10 @@ class GAN:
             else:
                 sums = terms
         *gradients, loss = self._team.totals(sums)
-        if optimizer is self.optimizer_g and isinstance(self.model, BigGANConfig) and self.model.orthogonal_penalty:
+        if parameters is self._g and isinstance(self.model, BigGANConfig) and self.model.orthogonal_penalty:
             penalty = self.model.orthogonal_penalty * orthogonality(self.generator)
             torch._foreach_add_(gradients, torch.autograd.grad(penalty, parameters, materialize_grads=True))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = laid_out_as(parameter, gradient)
-        optimizer.step()
-        return loss
+        return gradients, loss
 
     @torch.no_grad()
     def sample(self, count: int, noise: torch.Generator) -> Iterator[torch.Tensor]:
