@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from analysis import answer, from_frame
+from analysis import answer, canvas, from_frame, pareto
 from analysis.costs import front
 from analysis.curves import SPENT, Curve
 from analysis.models import cheapest_batch_size, critical_batch_size, hyperbola, least_cost, least_sfo
@@ -135,6 +135,21 @@ def test_runs_that_share_a_device_make_hours_another_cost() -> None:
     assert plain["hours"]["b_star"] == pytest.approx(hours.b_star)
     assert plain["energy"] is None
     assert plain["device"] == "cuda: H"
+
+
+def test_a_figure_for_each_cost(tmp_path: Path) -> None:
+    one, other = curve(), curve(random=1)
+    assert one.spent is not None
+    one.spent["device_seconds"] /= np.where(one.spent["batch_size"] <= 16, 2, 1)
+    one.spent["joules"] = 300 * one.spent["device_seconds"]
+    drawn = pareto.everything([one.fit(), other.fit()])
+    assert list(drawn) == ["pareto", "pareto_hours", "pareto_energy"]
+    panels = [sum(axes.has_data() for axes in figure.axes) for figure in drawn.values()]
+    assert panels == [2, 1, 1]
+    for name, figure in drawn.items():
+        assert all(path.stat().st_size > 5000 for path in canvas.save(figure, tmp_path / name))
+    one.spent = None
+    assert list(pareto.everything([one.fit()])) == []
 
 
 def test_other_devices_are_left_out_and_said() -> None:
