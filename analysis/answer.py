@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from analysis.advice import verdict
+from analysis.costs import POOR
 from analysis.difference import Difference
 from analysis.fit import Fit
-from analysis.summary import curves, forms, theories
+from analysis.summary import costs, curves, forms, theories
 from analysis.tables import short, with_interval
 from analysis.theory import Theory
+from cbs.errors import counted
 
 
 def sentence(one: Fit) -> str:
@@ -40,9 +44,44 @@ def text(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Differenc
     lines = [curves(fits).text(), ""]
     if found:
         lines += [theories(fits, found).text(), "", explained(found), ""]
+    told = [sentence for one in fits for sentence in prices(one)]
+    if told:
+        lines += [costs(fits).text(), "", *told, ""]
     lines += [str(pair) for pair in pairs]
     lines += [f"{one.curve.name}: {note}" for one in fits for note in one.notes]
     return "\n".join(lines)
+
+
+def prices(one: Fit) -> list[str]:
+    """What the cheapest batch size of each cost saves against b*, and what else must be known of a curve's costs."""
+    if one.costs is None:
+        return []
+    found = []
+    for name, cost in one.costs.known.items():
+        title = {"time": one.costs.title_of_time, "hours": one.costs.unit_of_hours}.get(name, name)
+        if cost.b_star is not None and one.b_star is not None:
+            b = np.array([one.b_star, cost.b_star])
+            steps = one.predict(b)
+            dearer, gradients = cost.at(b, steps), b * steps
+            found.append(
+                f"{one.curve.name}, least {title}: b = {with_interval(cost.b_star, cost.b_star_ci)}, which takes "
+                f"{dearer[1] / dearer[0]:.0%} of what b* = {short(one.b_star)} does, "
+                f"for {gradients[1] / gradients[0]:.2g} times the gradients."
+            )
+        best, sizes = one.comparison.preferred, one.curve.batch_sizes
+        if best is not None and best.name != "hyperbola":
+            other = cost.under(best, sizes[0], sizes[-1])
+            told = "none inside the sweep" if other is None else f"b = {short(other)}"
+            found.append(f"{one.curve.name}, least {title} under the preferred form {best.title}: {told}.")
+        if cost.misfit > POOR:
+            found.append(
+                f"{one.curve.name}: what a step took is up to {cost.misfit:.0%} off the line a + b·c; "
+                f"read the measured b = {cost.measured_b_star} instead of the fitted."
+            )
+    if one.costs.others:
+        device, others = one.costs.device or "no device", counted(one.costs.others, "run")
+        found.append(f"{one.curve.name}: costs are those on {device}; {others} elsewhere are left out of them.")
+    return [sentence.replace("%", " %") for sentence in found]
 
 
 def explained(found: Theory) -> str:
@@ -79,6 +118,7 @@ def to_dict(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Differ
                 "estimated_from_fitted": fitted,
                 "estimated_from_fitted_ci": list(interval),
                 "ratio": found.ratio if found else None,
+                "costs": one.costs.to_dict() if one.costs else None,
                 "verdict": sentence(one),
                 "forms": one.comparison.to_dict(),
                 "bootstrap": None

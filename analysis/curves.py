@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from analysis.models import Array
 
 COLUMNS = ("batch_size", "seed", "outcome", "lower", "steps")
+SPENT = ("batch_size", "seed", "device", "seconds", "device_seconds", "joules")
 NEEDED = ("batch_size", "steps", "outcome")
 OUTCOMES = ("reached", "censored", "diverged")
 # Rows that agree in these make one curve.
@@ -36,6 +37,8 @@ class Curve:
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
     read off trajectories afterwards, without the fresh-noise repeats that the target asks for.
+    spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
+    seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
     """
 
     optimizer: str
@@ -46,6 +49,7 @@ class Curve:
     group: str = ""
     left_out: int = 0
     unconfirmed: int = 0
+    spent: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -105,14 +109,15 @@ def from_frame(frame: pd.DataFrame, name: str = "the frame", first_line: int = 0
     """One curve per `curve`, `optimizer` and `threshold` of a frame with one row per run.
 
     Columns batch_size, steps, outcome (reached, censored or diverged); optionally seed, lower, the three
-    above, and what closed forms need: lr_generator, beta1, beta2, parameters, dataset_size. lower: the last
-    evaluation above the target; 0 where the first one was below already; empty or absent where `steps` is
-    exact. Raises InputError naming the column and the row, counted from first_line, that can't be used.
+    above, what closed forms need: lr_generator, beta1, beta2, parameters, dataset_size, and seconds: of
+    training until `steps`, on a device of its own. lower: the last evaluation above the target; 0 where the
+    first one was below already; empty or absent where `steps` is exact. Raises InputError naming the column
+    and the row, counted from first_line, that can't be used.
     """
     frame = _checked(frame, name, first_line)
     apart = [column for column in APART if column in frame]
     if not apart:
-        return [Curve("", "all", frame[list(COLUMNS)].reset_index(drop=True), _facts(frame))]
+        return [Curve("", "all", frame[list(COLUMNS)].reset_index(drop=True), _facts(frame), spent=_spent(frame))]
     curves = []
     many = frame["threshold"].nunique() > 1 if "threshold" in frame else False
     for values, part in frame.groupby(apart, sort=False, dropna=False):
@@ -121,8 +126,19 @@ def from_frame(frame: pd.DataFrame, name: str = "the frame", first_line: int = 0
         words = [str(told[k]) for k in ("curve", "optimizer") if k in told]
         label = " ".join([*words, *([f"≤ {threshold:g}"] if many and threshold is not None else [])])
         kept = part[list(COLUMNS)].reset_index(drop=True)
-        curves.append(Curve(str(told.get("optimizer", "")), label or "all", kept, _facts(part), threshold))
+        optimizer, facts = str(told.get("optimizer", "")), _facts(part)
+        curves.append(Curve(optimizer, label or "all", kept, facts, threshold, spent=_spent(part)))
     return curves
+
+
+def _spent(part: pd.DataFrame) -> pd.DataFrame | None:
+    """What a step took of each run, where the frame has `seconds`."""
+    known = part[part["seconds"].notna()] if "seconds" in part else part[:0]
+    if known.empty:
+        return None
+    a_step = known["seconds"] / known["steps"]
+    columns = {"device": "", "seconds": a_step, "device_seconds": a_step, "joules": math.nan}
+    return known[["batch_size", "seed"]].assign(**columns).reset_index(drop=True)[list(SPENT)]
 
 
 def _facts(part: pd.DataFrame) -> dict[str, Any]:
@@ -138,7 +154,7 @@ def _checked(frame: pd.DataFrame, name: str, first_line: int) -> pd.DataFrame:
     if frame.empty:
         raise InputError(f"{name} has no rows.")
     frame = frame.reset_index(drop=True)
-    for column in ("batch_size", "steps", "lower", "threshold", *FACTS):
+    for column in ("batch_size", "steps", "lower", "threshold", "seconds", *FACTS):
         if column in frame:
             frame[column] = _numbers(frame[column], name, first_line)
     frame["outcome"] = frame["outcome"].fillna("").astype(str).str.strip().str.lower()

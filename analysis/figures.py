@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import canvas, diagnostics
+from analysis import canvas, diagnostics, pareto
 from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
 from analysis.fit import Fit
 from analysis.models import Array, hyperbola
@@ -52,7 +52,7 @@ def everything(
             figures[f"metric_{canvas.stem(one, fits)}"] = metric_against_steps(evaluations, [one])
     if found is not None:
         figures["estimated"] = estimated(fits, found)
-    return figures | diagnostics.everything(fits, evaluations, thresholds)
+    return figures | pareto.everything(fits) | diagnostics.everything(fits, evaluations, thresholds)
 
 
 def steps_to_target(fits: list[Fit]) -> Figure:

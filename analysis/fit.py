@@ -15,6 +15,7 @@ from analysis import profile as profiling
 from analysis.advice import notes
 from analysis.bootstrap import Bootstrap, bootstrap
 from analysis.compare import Comparison, compare
+from analysis.costs import Costs, costs
 from analysis.likelihood import Observations, Problem, best, maximise
 from analysis.models import (
     HYPERBOLA,
@@ -124,6 +125,11 @@ class Fit:
     def comparison(self) -> Comparison:
         """The hyperbola beside its rivals."""
         return compare(self.curve)
+
+    @cached_property
+    def costs(self) -> Costs | None:
+        """What the target costs in time, device hours and energy; None where no run says what steps took."""
+        return costs(self)
 
     @cached_property
     def bootstrap(self) -> Bootstrap | None:

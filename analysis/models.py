@@ -45,6 +45,27 @@ def least_sfo(n_inf: ArrayLike, b0: ArrayLike) -> Array:
     return 4.0 * np.asarray(n_inf, float) * np.asarray(b0, float)
 
 
+def cheapest_batch_size(b0: ArrayLike, ratio: ArrayLike) -> Array:
+    """The minimiser of N(b)·(c0 + c1 b), a run's cost where a step costs c0 and an image c1 (samples); ratio = c0/c1.
+
+    b0 + √(b0² + b0·ratio). Own derivation: with N = N∞ b/(b − b0), d/db ln N(b)(c0 + c1 b) =
+    1/b − 1/(b − b0) + 1/(ratio + b) vanishes where b² − 2 b0 b − ratio·b0 = 0. It is 2 b0, the minimiser of
+    N(b)·b, where a step alone costs nothing; grows with both arguments; and tends to √(b0·ratio).
+    """
+    b0 = np.asarray(b0, float)
+    return b0 + np.sqrt(b0**2 + b0 * np.asarray(ratio, float))
+
+
+def least_cost(n_inf: ArrayLike, b0: ArrayLike, step: ArrayLike, image: ArrayLike) -> Array:
+    """N(b)·(step + image·b) at its minimiser `cheapest_batch_size`: N∞ (√(image·b0) + √(image·b0 + step))².
+
+    Own derivation: with x = b − b0 and ρ = step/image, b (ρ + b)/(b − b0) = x + 2 b0 + ρ + b0 (b0 + ρ)/x, least
+    at x = √(b0 (b0 + ρ)). Without a step's own cost it is image·4 N∞ b0.
+    """
+    images = np.asarray(image, float) * np.asarray(b0, float)
+    return np.asarray(n_inf, float) * (np.sqrt(images) + np.sqrt(images + np.asarray(step, float))) ** 2
+
+
 def two_term(b: ArrayLike, n_inf: ArrayLike, b_crit: ArrayLike) -> Array:
     """N(b) = S_min (1 + B_crit/b) (steps): McCandlish et al. (2018), equation 2.11. N·b has no interior minimum."""
     return np.asarray(n_inf) * (1 + np.asarray(b_crit) / np.asarray(b, float))

@@ -28,6 +28,10 @@ _CAPTIONS = {
     "steps_to_target": "Steps-to-target: every run (small), medians (large), the fit with its 95 % band.",
     "sfo": "SFO complexity against batch size: medians, the fit, b* as measured (star) and fitted (bar: 95 %).",
     "estimated": "b* measured, fitted, and estimated by the closed forms with one r carried over.",
+    "pareto": "Time to the target against its gradients: runs (small), medians (large, named by b), the front of those "
+    "that no other batch size beats in both, and where the fit has the least of each.",
+    "pareto_hours": "The same against hours of devices, which runs that share one divide among them.",
+    "pareto_energy": "The same against the energy that the device drew.",
     "profile": "How compatible each b* is with the runs, by profile likelihood.",
     "probability": "How often each b has the least N·b: runs drawn again (bars), the refitted form (dashes).",
     "targets": "b* against the threshold; crossings above the trained one are read off trajectories, unconfirmed.",
@@ -37,6 +41,7 @@ _CAPTIONS = {
 }
 _GROUPS = {
     "The paper's figures": ("metric", "steps_to_target", "sfo", "estimated"),
+    "What it costs": ("pareto",),
     "How sure": ("profile", "probability", "targets", "forms", "crossings"),
 }
 
@@ -61,7 +66,7 @@ def write(
         .render(
             title=" and ".join(source.path.stem for source in sources),
             runs=sum(len(one.curve.frame) for one in fits),
-            curves=[{"name": one.curve.name, "verdict": _rest(one), "notes": one.notes} for one in fits],
+            curves=[{"name": one.curve.name, "verdict": _rest(one), "notes": _notes(one)} for one in fits],
             differences=[f"{pair}." for pair in pairs],
             figures=_figures(fits, evaluations, thresholds, found),
             tables=tables,
@@ -89,6 +94,10 @@ def _data_uri(content: str | bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(raw).decode()}"
 
 
+def _notes(one: Fit) -> list[str]:
+    return [*one.notes, *(sentence.removeprefix(f"{one.curve.name}: ") for sentence in answer.prices(one))]
+
+
 def _rest(one: Fit) -> str:
     """The verdict's sentence after the curve's name."""
     return answer.sentence(one).removeprefix(one.curve.name)
@@ -104,7 +113,7 @@ def _figures(
     for title, kinds in _GROUPS.items():
         chosen = [(name, kind) for kind in kinds for name in drawn if name == kind or name.startswith(f"{kind}_")]
         if chosen:
-            shown = [{"name": n, "svg": drawn[n], "caption": _CAPTIONS[kind]} for n, kind in chosen]
+            shown = [{"name": n, "svg": drawn[n], "caption": _CAPTIONS.get(n, _CAPTIONS[kind])} for n, kind in chosen]
             groups.append({"title": title, "figures": shown})
     return groups
 

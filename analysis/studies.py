@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from analysis.curves import COLUMNS, FACTS, Curve
+from analysis.curves import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
 from cbs.key import identity
 from cbs.labels import labels
@@ -48,12 +49,32 @@ class Run:
         """Every evaluation on record, read once however many thresholds are asked of it."""
         return self.folder.trajectory()
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and command of its last attempt; empty where they were removed."""
+        path = self.folder.path / "environment.json"
+        return read_json(path) if path.exists() else {}
+
+    def spent(self) -> tuple[Any, ...]:
+        """batch_size, seed, device, and seconds, device seconds and joules of one training step (Curve.spent).
+
+        Runs that share a GPU share its seconds evenly, and those that share any device its energy; a run on a CPU
+        has a core to itself. Evaluations, which measure and don't train, are left out by their part of the time.
+        """
+        result, place = self.result, self.environment
+        device, processes, sharing = (place.get(k, d) for k, d in (("device", ""), ("processes", 1), ("sharing", 1)))
+        seconds = result.seconds["training"] / max(result.last_step, 1)
+        lanes = sharing if str(device).startswith("cuda") else 1
+        joules = math.nan
+        if result.energy_joules is not None and sum(result.seconds.values()) > 0:
+            joules = seconds * result.energy_joules / sum(result.seconds.values()) * processes / sharing
+        return (self.batch_size, self.folder.seed, device, seconds, seconds * processes / lanes, joules)
+
     def command(self, threshold: float | None = None) -> str:
         """The command that made this run, as it can be given again, asked for one threshold more where one is given."""
-        path = self.folder.path / "environment.json"
-        if not path.exists():
-            return f"(no {path.name})"
-        arguments = read_json(path)["command"][1:]
+        if not self.environment:
+            return "(no environment.json)"
+        arguments = self.environment["command"][1:]
         if threshold is not None:
             asked = sorted({*self.result.outcomes, threshold}, reverse=True)
             arguments = [a for a in arguments if not a.startswith("target.thresholds=")]
@@ -138,7 +159,9 @@ def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, lef
     facts = {k: known[k] for k in FACTS if k in known}
     order = ["batch_size", "seed", "outcome", "lower", "steps"]
     frame = pd.DataFrame(rows, columns=order).sort_values(["batch_size", "seed"])[list(COLUMNS)]
-    return Curve(optimizer["name"], "", frame.reset_index(drop=True), facts, threshold, first.group, left_out)
+    spent = pd.DataFrame([run.spent() for run in runs if run.result.seconds["training"] > 0], columns=SPENT)
+    frame = frame.reset_index(drop=True)
+    return Curve(optimizer["name"], "", frame, facts, threshold, first.group, left_out, spent=spent)
 
 
 def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:

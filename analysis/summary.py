@@ -203,8 +203,38 @@ def outcomes(fits: list[Fit]) -> Table:
     return table
 
 
+def costs(fits: list[Fit]) -> Table:
+    """Which batch size is cheapest, per curve and cost, and what it costs there."""
+    table = Table(
+        "costs",
+        "The batch size that is cheapest to the target in gradients (SFO), time, device hours and energy: measured, "
+        "and from the fit with a step of a + b·c; intervals add its error to the fit's.",
+        ["curve", "in", "measured", "fitted (95 %)", "cost there (95 %)", "a, a step", "c, an image", "off by"],
+    )
+    for one in fits:
+        if one.costs is None:
+            continue
+        gradients = "SFO, gradients"
+        measured = number(one.measured_b_star, power=True)
+        fitted, least = number(one.b_star, one.b_star_ci, power=True), number(one.sfo, one.sfo_ci)
+        table.add(_named(one), words(gradients), measured, fitted, least, number(0), number(1), share(0))
+        names = {"time": f"{one.costs.title_of_time}, s", "hours": one.costs.unit_of_hours, "energy": "energy, Wh"}
+        for name, cost in one.costs.known.items():
+            table.add(
+                _named(one),
+                words(names[name]),
+                number(cost.measured_b_star, power=True),
+                number(cost.b_star, cost.b_star_ci, power=True),
+                number(cost.least, cost.least_ci),
+                number(cost.step),
+                number(cost.image),
+                share(cost.misfit),
+            )
+    return table
+
+
 def tables(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Difference] = ()) -> list[Table]:
     """Every table that has rows."""
-    made = [curves(fits), theories(fits, found), forms(fits), differences_table(pairs), bootstraps(fits)]
+    made = [curves(fits), theories(fits, found), forms(fits), differences_table(pairs), costs(fits), bootstraps(fits)]
     made += [probabilities(fits), outcomes(fits)]
     return [table for table in made if table.rows]

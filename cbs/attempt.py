@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import yaml
 
-from cbs import checkpoint, loggers, memory
+from cbs import checkpoint, energy, loggers, memory
 from cbs.claim import Claim
 from cbs.data.packed import Packed
 from cbs.data.sampler import Pictures
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, timing, train
-from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics, tf32
+from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics, sharing, tf32
 from cbs.metrics import features
 from cbs.metrics.meter import Meter
 from cbs.outcome import Measurement, Outcome
@@ -79,6 +79,7 @@ class Attempt:
         self.features_digest = extractor.digest
         self.meter = Meter(config.target, self.packed, extractor, data, self.device)
         self.task = self._build_fitting()
+        self._energy = energy.Meter(self.device)
         self._saved_at = time.monotonic()
         self._told_at = -_PROGRESS_SECONDS
 
@@ -90,8 +91,8 @@ class Attempt:
 
     def work(self, request: Request) -> Result:
         write_trial(self.config, self.folder.trial)
-        processes = {"processes": self._team.size}
-        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device), **processes})
+        beside = {"processes": self._team.size, "sharing": sharing()}
+        write_json(self.folder.path / "environment.json", {"schema": SCHEMA, **environment(self.device), **beside})
         known = self.folder.result()
         if known is not None:
             self._same_ground(known.dataset["sha256"])
@@ -136,6 +137,7 @@ class Attempt:
                 self._settled = memory.smaller(self.config, self._settled, self.device, error)
 
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
+        self._energy.lap()  # what building took is no part of a run's cost, nor of its seconds
         with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
             led, hooks = Led(self.task, self._team), Hooks(self._evaluated, self._looked_up)
             return train(led, partial(self._measure, progress), goal, progress, hooks)
@@ -190,6 +192,7 @@ class Attempt:
         self._tell(progress)
 
     def _looked_up(self, progress: Progress) -> None:
+        progress.energy_joules = self._energy.added_to(progress.energy_joules)
         self._tell(progress)
         stopped = self._stopped()
         if stopped or time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
@@ -220,6 +223,7 @@ class Attempt:
             )
 
     def _finish(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:
+        progress.energy_joules = self._energy.added_to(progress.energy_joules)
         self._save(progress)
         self.folder.write_trajectory(progress.evaluations)
         self._draw_samples(self.folder.path / "samples.png")
@@ -234,6 +238,7 @@ class Attempt:
             features_digest=self.features_digest,
             micro_batch=self.task.micro_batch,
             peak_memory_bytes=memory.peak_bytes(self.device),
+            energy_joules=progress.energy_joules,
         )
         write_json(self.folder.result_path, result.to_dict())
         self.logger.finish(progress.evaluations, result.outcomes)

@@ -62,6 +62,7 @@ class Progress:
     loss_sums: list[float] = field(default_factory=list)
     loss_count: int = 0
     diverged_at: int | None = None
+    energy_joules: float | None = 0.0  # None: the device doesn't say
 
     @property
     def evaluated_step(self) -> int:
@@ -73,7 +74,8 @@ class Progress:
 
     @classmethod
     def from_state(cls, raw: dict[str, Any]) -> Progress:
-        return cls(**{**raw, "evaluations": [Evaluation.from_dict(e) for e in raw["evaluations"]]})
+        before = {"energy_joules": None}  # of checkpoints that don't know it
+        return cls(**{**before, **raw, "evaluations": [Evaluation.from_dict(e) for e in raw["evaluations"]]})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -81,6 +82,11 @@ def whole_floats(kind: str) -> AbstractContextManager[Any]:
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def sharing() -> int:
+    """How many runs have this process's device at once, itself included, as whoever started it says."""
+    return int(os.environ.get("CBS_SHARING", "1"))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

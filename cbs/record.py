@@ -87,6 +87,7 @@ class Result:
     features_digest: str
     micro_batch: int | None = None
     peak_memory_bytes: int | None = None
+    energy_joules: float | None = None
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:

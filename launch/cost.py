@@ -1,55 +1,16 @@
-"""What a run will cost: seconds a step as a function of b, from records, or from how much arithmetic it is."""
+"""What a run will cost: from records, from a calibration, or from how much arithmetic it is, in this order."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from cbs.outcome import Reached
+from cbs.pace import Pace
 from cbs.record import Result
 from cbs.schema import Config
 from launch.plan import Run
-
-# From a process's birth to its first step.
-_START_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Seconds of one step at batch size b: step_seconds + b·image_seconds.
-
-    The first part is what starting a step's kernels takes, whatever b; the second is arithmetic and memory.
-    evaluation_seconds: of one evaluation, where the steps' seconds don't contain their part of it.
-    """
-
-    step_seconds: float
-    image_seconds: float
-    evaluation_seconds: float = 0.0
-
-    def seconds(self, b: int) -> float:
-        return self.step_seconds + b * self.image_seconds
-
-    def share(self, b: int) -> float:
-        """Which part of a device one run keeps busy, between 0 and 1."""
-        return b * self.image_seconds / self.seconds(b)
-
-    def through(self, points: Mapping[int, float]) -> Pace:
-        """The pace nearest to what was measured, {b: seconds a step}, in relative terms.
-
-        With one point, or points that say nothing of one part, this pace is scaled instead.
-        """
-        from scipy.optimize import nnls
-
-        b, seconds = np.array(list(points)), np.array(list(points.values()))
-        if len(points) > 1:
-            (step, image), _ = nnls(np.stack([1 / seconds, b / seconds], axis=1), np.ones(len(b)))
-            if step > 0 and image > 0:
-                return Pace(float(step), float(image))
-        scale = statistics.median(measured / self.seconds(int(size)) for size, measured in points.items())
-        return Pace(scale * self.step_seconds, scale * self.image_seconds)
 
 
 @dataclass(frozen=True)
@@ -57,7 +18,8 @@ class Estimate:
     """What one run is expected to take on its own.
 
     steps: in all. seconds: for those that are left. share: of a device, that it keeps busy. known: whether
-    records say so, or only the settings. processes: that share its batches, one per GPU.
+    records say so, or only the settings. processes: that share its batches, one per GPU. arrives: whether other
+    seeds of its trial did, in so many steps; else they are its budget. watts: what its device draws, where it says.
     """
 
     run: Run
@@ -66,6 +28,8 @@ class Estimate:
     share: float
     known: bool
     processes: int = 1
+    arrives: bool = False
+    watts: float | None = None
 
 
 # What is taken of a run of which neither records nor a submission say anything.
@@ -99,12 +63,13 @@ def _first_pace(config: Config, step_ms: float, tflops: float | None) -> Pace:
     return Pace(step_ms / 1000, seconds(work.image, config.precision), seconds(work.evaluation, "fp32"))
 
 
-def as_record(paces: Mapping[str, Pace]) -> dict[str, list[float]]:
+def as_record(paces: Mapping[str, Pace]) -> dict[str, list[float | None]]:
     """Paces for a manifest, which `from_record` reads."""
-    return {name: [pace.step_seconds, pace.image_seconds, pace.evaluation_seconds] for name, pace in paces.items()}
+    return {name: list(vars(pace).values()) for name, pace in paces.items()}
 
 
 def from_record(raw: Mapping[str, Sequence[float]]) -> dict[str, Pace]:
+    """Paces of a manifest of this version, or of earlier ones, which had the first parts only."""
     return {name: Pace(*parts) for name, parts in raw.items()}
 
 
@@ -114,26 +79,19 @@ def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
 
 
 def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
-    """How long each run takes: its steps times its pace, longest first.
+    """How long each run takes: its steps and evaluations times its pace, longest first.
 
     Steps are the median of the trial's seeds that arrived, else the whole budget. done: runs with records.
     default: the pace of a config of whose kind there are none.
     """
-    measured: dict[str, dict[int, list[float]]] = {}
-    of_kind: dict[str, Config] = {}
+    of_kind: dict[str, dict[Run, Result]] = {}
     steps: dict[str, list[int]] = {}
     for run, result in done.items():
-        seconds = sum(result.seconds.values()) / max(result.last_step, 1)
-        of_kind[kind(run.config)] = run.config
-        by_size = measured.setdefault(kind(run.config), {})
-        by_size.setdefault(run.config.batch_size.initial, []).append(seconds)
+        of_kind.setdefault(kind(run.config), {})[run] = result
         outcome = result.outcomes.get(min(run.config.target.thresholds))
         if isinstance(outcome, Reached):
             steps.setdefault(run.folder.key, []).append(outcome.first_below)
-    paces = {
-        name: default(of_kind[name]).through({b: statistics.median(seconds) for b, seconds in by_size.items()})
-        for name, by_size in measured.items()
-    }
+    paces = {name: recorded_pace(known, default(next(iter(known)).config)) for name, known in of_kind.items()}
     found = []
     for run in runs:
         config = run.config
@@ -142,6 +100,24 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
         wanted = statistics.median(steps.get(run.folder.key, [config.target.budget_steps]))
         at = run.folder.progress().get("step", 0)
         evaluations = config.target.cadence.count(at, int(wanted))
-        seconds = _START_SECONDS + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds
-        found.append(Estimate(run, wanted, seconds, pace.share(b), name in paces, config.gpus_per_trial))
+        seconds = pace.start_seconds + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds
+        arrives = run.folder.key in steps
+        share, processes = pace.share(b), config.gpus_per_trial
+        found.append(Estimate(run, wanted, seconds, share, name in paces, processes, arrives, pace.watts))
     return sorted(found, key=lambda one: -one.seconds)
+
+
+def recorded_pace(done: Mapping[Run, Result], default: Pace) -> Pace:
+    """The pace that finished runs of one kind had, each batch size by its median run."""
+    training: dict[int, list[float]] = {}
+    evaluating, watts = [], []
+    for run, result in done.items():
+        a_step = result.seconds["training"] / max(result.last_step, 1)
+        training.setdefault(run.config.batch_size.initial, []).append(a_step)
+        evaluations = run.config.target.cadence.count(0, result.last_step)
+        evaluating.append(result.seconds["evaluating"] / max(evaluations, 1))
+        if result.energy_joules is not None:
+            watts.append(result.energy_joules / max(sum(result.seconds.values()), 1e-9))
+    found = default.through({b: statistics.median(seconds) for b, seconds in training.items()})
+    drawn = statistics.median(watts) if watts else default.watts
+    return replace(found, evaluation_seconds=statistics.median(evaluating), watts=drawn)

@@ -137,12 +137,14 @@ class Crew:
     def _start(self, run: Run, slot: Slot) -> Live:
         log = run.folder.path / "log.txt" if self._logged else None
         teams = _torchrun(len(slot))
+        others = (*self.free, *(one.slot for one in self.sweep.live))
+        sharing = {"CBS_SHARING": str(1 + sum(slot[0] in other for other in others))}
         started = [
-            self._process((replace(run.config, device=device), run.seed), log, team)
+            self._process((replace(run.config, device=device), run.seed), log, {**team, **sharing})
             for device, team in zip(slot, teams, strict=True)
         ]
-        (process, pipe), *others = started
-        return Live(run, slot, process, pipe, others, failures=run.folder.failures())
+        (process, pipe), *rest = started
+        return Live(run, slot, process, pipe, rest, failures=run.folder.failures())
 
     def _process(self, what: tuple[Config, int], log: Path | None, team: dict[str, str]) -> tuple[Any, Connection]:
         from launch import worker

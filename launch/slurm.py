@@ -14,9 +14,10 @@ from typing import Any
 from cbs import claim
 from cbs.cli import FAILED
 from cbs.errors import counted
+from cbs.pace import Pace
 from cbs.schema import Config, Request
 from launch import queue
-from launch.cost import Estimate, Pace, as_record, estimates, first_paces, known_paces
+from launch.cost import Estimate, as_record, estimates, first_paces, known_paces
 from launch.display import summary
 from launch.job import Job
 from launch.pack import packed

@@ -14,9 +14,10 @@ import yaml
 from cbs.claim import holder
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Reached
+from cbs.pace import Pace
 from cbs.record import SCHEMA, RecordError, Result, run_folders
 from cbs.schema import Config
-from launch.cost import Estimate, Pace, estimates, from_record, known_paces
+from launch.cost import Estimate, estimates, from_record, known_paces
 from launch.plan import Run
 from launch.queue import SlurmError
 from launch.submissions import Carried, Carrier, Submission, carried, carriers, submissions

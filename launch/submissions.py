@@ -110,7 +110,7 @@ def create(
     loads: Sequence[Load],
     array_size: int,
     settings: dict[str, Any],
-    paces: dict[str, list[float]],
+    paces: dict[str, list[float | None]],
 ) -> Submission | None:
     """A new manifest, or None where another submitter took this number.
 

@@ -19,7 +19,7 @@ ALLOWED = {
 }
 # What launch and analysis may know of cbs (analysis also when a target is crossed);
 # launch's workers and preflight also open the door to training, alone or as one of several processes.
-OPEN = {"key", "outcome", "record", "config", "schema", "errors", "labels", "claim", "cli"}
+OPEN = {"key", "outcome", "record", "config", "schema", "errors", "labels", "pace", "claim", "cli"}
 OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
 
 

@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import inception_v3
 
 from cbs.outcome import Censored, Reached
+from cbs.pace import Pace
 from cbs.record import Result
 from cbs.schema import Config
 from cbs.work import _FEATURES, _Count, work
-from launch.cost import Estimate, Pace, as_record, estimates, first_paces, from_record, kind, known_paces
+from launch.cost import Estimate, as_record, estimates, first_paces, from_record, kind, known_paces
 from launch.crew import shared
 from launch.job import devices
 from launch.pack import lanes, packed
