@@ -35,7 +35,8 @@ class Curve:
     group: what its trials have in common, as text; joins them with their trajectories.
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
-    read off trajectories afterwards, without the fresh-noise repeats that the target asks for.
+    read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
+    runs that an adaptive sweep had no more use for, before their budget was spent.
     """
 
     optimizer: str
@@ -46,6 +47,7 @@ class Curve:
     group: str = ""
     left_out: int = 0
     unconfirmed: int = 0
+    abandoned: int = 0
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from analysis.curves import COLUMNS, FACTS, Curve
 from cbs.errors import InputError
 from cbs.key import identity
 from cbs.labels import labels
-from cbs.outcome import Evaluation, Outcome, Reached
+from cbs.outcome import ABANDONED, Censored, Evaluation, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> l
         asked = [run for run in members if chosen in run.result.outcomes]
         if asked:
             rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
-            curves.append(curve_of(asked, rows, chosen, len(members) - len(asked)))
+            curve = curve_of(asked, rows, chosen, len(members) - len(asked))
+            found = [run.result.outcomes[chosen] for run in asked]
+            curve.abandoned = sum(isinstance(one, Censored) and one.reason == ABANDONED for one in found)
+            curves.append(curve)
     return named(curves, runs)
 
 

@@ -101,7 +101,7 @@ class Attempt:
             # A threshold above one that was already passed: the same run again, asked for both at once.
             if known is not None:
                 last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
-                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step))
+                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step, request.reason))
             return self._again(goal, known)
         return self._finish(outcomes, progress, known)
 
@@ -147,7 +147,7 @@ class Attempt:
 
     def _goal(self, request: Request) -> Goal:
         target = self.config.target
-        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
+        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step, request.reason)
 
     def _measure(self, step: int, repeat: int) -> Measurement:
         noise = stream(self.seed, "evaluation", step, repeat)
@@ -290,8 +290,8 @@ def on_device(packed: Packed, device: torch.device) -> Pictures:
 
 
 def write_trial(config: Config, folder: Path) -> None:
-    """Keep the composed config beside the runs; the first write stands."""
+    """Keep the composed config beside the runs, whatever this one was granted; the first write stands."""
     path = folder / "trial.yaml"
     if not path.exists():
         head = {"schema": SCHEMA, "key": folder.name}
-        write_atomic(path, yaml.safe_dump({**head, "config": config.to_dict()}, sort_keys=False).encode())
+        write_atomic(path, yaml.safe_dump({**head, "config": config.granted(None).to_dict()}, sort_keys=False).encode())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RECIPE = 1
 
 # The fields of a target that say how far to go; none of them changes a trajectory before it stops.
-REQUEST = ("thresholds", "budget_steps")
+REQUEST = ("thresholds", "budget_steps", "grant_steps")
 # Nor do metrics on the side.
 REQUEST_OR_EXTRA = (*REQUEST, "extra")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
 def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
     """How long each run takes: its steps times its pace, longest first.
 
-    Steps are the median of the trial's seeds that arrived, else the whole budget. done: runs with records.
+    Steps are the median of the trial's seeds that arrived, else all that is asked for. done: runs with records.
     default: the pace of a config of whose kind there are none.
     """
     measured: dict[str, dict[int, list[float]]] = {}
@@ -139,7 +140,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
         config = run.config
         b, name = config.batch_size.initial, kind(config)
         pace = paces[name] if name in paces else default(config)
-        wanted = statistics.median(steps.get(run.folder.key, [config.target.budget_steps]))
+        wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
         evaluations = config.target.cadence.count(at, int(wanted))
         seconds = _START_SECONDS + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds

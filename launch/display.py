@@ -100,13 +100,13 @@ class Display:
     def _row(self, one: Live) -> list[Any]:
         target = one.run.config.target
         rate = one.step / one.training_seconds if one.training_seconds else 0.0
-        left = f"≤ {clock((target.budget_steps - one.step) / rate)}" if rate else "–"
+        left = f"≤ {clock((target.asked_steps - one.step) / rate)}" if rate else "–"
         return [
             one.run.label,
             one.run.config.batch_size.label,
             str(one.run.seed),
             f"{one.step:,}",
-            ProgressBar(total=target.budget_steps, completed=one.step, width=20),
+            ProgressBar(total=target.asked_steps, completed=one.step, width=20),
             "–" if one.value is None else f"{one.value:.1f}",
             f"≤ {min(target.thresholds):g}",
             f"{rate:,.0f}" if rate else "–",
