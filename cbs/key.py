@@ -75,6 +75,14 @@ def arithmetic(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def curve_identity(config: dict[str, Any]) -> str:
+    """What two trials of one curve have in common, as text: all but the batch size, the thresholds and the budget."""
+    shaping = {k: v for k, v in identity(config, "").items() if k != "batch_size"}
+    # A small batch is whole whatever the micro-batch, and yet a point of the curve with micro-batches.
+    asked = {"micro_batch": config["micro_batch"]} if config.get("micro_batch") is not None else {}
+    return json.dumps({**shaping, **asked}, sort_keys=True)
+
+
 def trial_key(config: dict[str, Any], features_digest: str) -> str:
     """Twelve hexadecimal digits that name a trial's folder."""
     text = json.dumps(identity(config, features_digest), sort_keys=True, allow_nan=False)

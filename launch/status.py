@@ -135,12 +135,12 @@ def _wanted(study: Path, last: Mapping[tuple[str, int], Carrier]) -> list[Run]:
         path = folder.trial / "trial.yaml"
         if (folder.key, folder.seed) in last or not path.exists():  # no trial.yaml: its first process still starts
             continue
-        config = configs[path] if path in configs else configs.setdefault(path, _from_record(path))
+        config = configs[path] if path in configs else configs.setdefault(path, recorded(path))
         runs.append(Run(config, folder, config.optimizer.name))
     return sorted(runs, key=lambda run: (run.label, run.config.batch_size.initial, run.seed))
 
 
-def _from_record(path: Path) -> Config:
+def recorded(path: Path) -> Config:
     raw: dict[str, Any] = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if raw["schema"] != SCHEMA:
         raise RecordError(f"{path} has schema {raw['schema']!r}: this version of cbs reads schema {SCHEMA} only.")
