@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 import pandas as pd
 
@@ -23,7 +24,6 @@ from analysis.curves import Curve
 from analysis.fit import Fit, fit
 from analysis.likelihood import Observations
 from analysis.posterior import Posterior, imagined, posterior, worth
-from analysis.profile import Interval
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ SPAN, ABOVE = 8.0, 2.0
 # Two runs that diverged are enough of a batch size where none arrived; so are two that used up the whole budget at the
 # largest one, where nothing arrived anywhere. A run that tells less than this many nats is not worth starting.
 ENOUGH, LEAST = 2, 0.01
+# With others at work, a run starts only if it tells at least this part, per cost, of what the best would tell alone.
+PATIENCE = 0.25
+# The first run, of which nothing is known, gets this part of the budget to begin with.
+FIRST = 0.25
 
 
 def state(seen: Sequence[Seen], options: Options) -> State:
@@ -93,7 +97,7 @@ def state(seen: Sequence[Seen], options: Options) -> State:
     found = _fit(_ordered(seen))
     low, high = found.b_star_ci
     ends = low, high
-    outside = _outside(seen, ends, options)
+    outside = _outside(seen, options)
     if outside:
         return State(found.b_star, ends, None, False, outside)
     if found.b_star is None:
@@ -123,18 +127,26 @@ def propose(
     step_cost: of one step at a batch size, in any unit. A proposal's `until` may lie between two evaluations: train to
     the first at or after it. Deterministic in its arguments, whatever the order of runs.
     """
-    now = state(seen, options)
-    if now.decided or _outside(seen, now.interval, options):
+    if state(seen, options).decided or _outside(seen, options):
         return []
-    chosen: list[Proposal] = []
+    chosen = [] if seen or pending or not count else [_first(options)]
     known = posterior(_observations(seen), options.sizes[0], options.sizes[-1], options.most_steps)
-    for _ in range(count):
+    alone: float | None = None
+    while len(chosen) < count:
         at_work = [*pending, *(Pending(p.batch_size, p.seed, p.until) for p in chosen)]
-        best = _best(known, seen, at_work, options, step_cost)
-        if best is None:
+        if alone is None:
+            alone = max((rate for rate, _ in _candidates(known, seen, [], options, step_cost)), default=0.0)
+        rate, best = max(_candidates(known, seen, at_work, options, step_cost), default=(0.0, None), key=itemgetter(0))
+        if best is None or (at_work and rate < PATIENCE * alone):
             break
         chosen.append(best)
     return chosen
+
+
+def _first(options: Options) -> Proposal:
+    middle = options.sizes[(len(options.sizes) - 1) // 2]
+    until = math.ceil(options.most_steps * FIRST)
+    return Proposal(middle, 0, until, f"nothing is known yet, and b = {middle} lies in the middle")
 
 
 def _ordered(seen: Sequence[Seen]) -> tuple[Seen, ...]:
@@ -156,13 +168,16 @@ def _observations(seen: Sequence[Seen]) -> Observations:
     return Observations.of(_frame(_ordered(seen)))
 
 
-def _outside(seen: Sequence[Seen], interval: Interval, options: Options) -> str:
+def _outside(seen: Sequence[Seen], options: Options) -> str:
     """In words, that b* lies outside the candidates; empty where it may lie inside."""
     first, last = options.sizes[0], options.sizes[-1]
-    low, high = interval
-    if high is not None and high <= first:
+    found = _fit(_ordered(seen))
+    low, high = found.b_star_ci
+    narrow = low is not None and high is not None and high <= low * 2**options.width_octaves
+    centre = found.b_star if narrow else None
+    if (high is not None and high <= first) or (centre is not None and centre < first):
         return f"b* lies below the smallest batch size, {first}: allow smaller ones"
-    if low is not None and low >= last:
+    if (low is not None and low >= last) or (centre is not None and centre > last):
         return f"b* lies above the largest batch size, {last}: allow larger ones"
     spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps]
     if len(spent) >= ENOUGH and not any(run.outcome == "reached" for run in seen):
@@ -201,35 +216,34 @@ def _either(sizes: Sequence[int]) -> str:
     return " or ".join(map(str, sizes))
 
 
-def _best(
+def _candidates(
     known: Posterior,
     seen: Sequence[Seen],
     pending: Sequence[Pending],
     options: Options,
     step_cost: Callable[[int], float],
-) -> Proposal | None:
+) -> list[tuple[float, Proposal]]:
+    """What may be trained now, each as far as it tells most per cost, and how much that is (nats per cost)."""
     started = {(run.batch_size, run.seed): run for run in seen}
     at_work = {(run.batch_size, run.seed) for run in pending}
-    if not started and not at_work:
-        middle = options.sizes[(len(options.sizes) - 1) // 2]
-        return Proposal(middle, 0, options.most_steps, f"nothing is known yet, and b = {middle} lies in the middle")
     low, centre, high = known.b_star(0.025, 0.5, 0.975)
-    lacking: list[int] = []
-    if high <= low * 2**options.width_octaves:
-        lacking = [b for b in _missing(centre, seen, options) if b not in {run.batch_size for run in pending}]
-    weights = imagined(known, [(r.batch_size, _done(started, r.batch_size, r.seed), r.until) for r in pending])
-    best: tuple[float, Proposal] | None = None
-    for b in lacking or _usable(seen, options):
+    sizes = _usable(seen, options)
+    lacking = _missing(centre, seen, options) if high <= low * 2**options.width_octaves else []
+    if lacking:
+        sizes = [] if {b for b, _ in at_work} & set(lacking) else lacking
+    weights = imagined(
+        known, [(run.batch_size, _done(started, run.batch_size, run.seed), run.until) for run in pending]
+    )
+    found = []
+    for b in sizes:
+        why = f"b* may lie between {low:.3g} and {high:.3g}: b = {b} tells most for its cost"
+        if lacking:
+            why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
         for seed in _seeds(b, started, at_work, options):
-            done = _done(started, b, seed)
-            rate, nats, until = worth(known, weights, b, done, options.most_steps)
-            if nats < LEAST and not lacking:
-                continue
-            rate /= step_cost(b)
-            if best is None or rate > best[0]:
-                why = f"b* may lie between {low:.3g} and {high:.3g}: b = {b} tells most for its cost"
-                best = rate, Proposal(b, seed, until, why)
-    return None if best is None else best[1]
+            rate, nats, until = worth(known, weights, b, _done(started, b, seed), options.most_steps)
+            if lacking or nats >= LEAST:
+                found.append((rate / step_cost(b), Proposal(b, seed, until, why)))
+    return found
 
 
 def _done(started: dict[tuple[int, int], Seen], b: int, seed: int) -> float:
@@ -240,5 +254,7 @@ def _seeds(b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int,
     """Runs at b that may be trained now: the first that is new, and those that stopped above the target."""
     free = [seed for seed in range(options.seeds) if (b, seed) not in at_work]
     new = [seed for seed in free if (b, seed) not in started][:1]
+    if not any(run.outcome == "reached" for run in started.values()) and any(size == b for size, _ in at_work):
+        return []  # one run at a batch size says enough while it isn't known where any arrives
     runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
     return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps]
