@@ -15,15 +15,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 
-import numpy as np
 import pandas as pd
 
 from analysis.curves import Curve
 from analysis.fit import Fit, fit
 from analysis.likelihood import Observations
-from analysis.models import Array
-from analysis.posterior import Posterior, posterior
+from analysis.posterior import Posterior, imagined, posterior, worth
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,38 @@ class State:
     why: str
 
 
-# Outcomes of a candidate run are told apart at this many steps; the joint outcome of pending runs is drawn this often.
-EDGES, DRAWS = 24, 16
+# An answer rests on batch sizes at least three octaves apart, one of them at or below b*, one at twice b* or above.
+SPAN, ABOVE = 8.0, 2.0
+# Two runs that diverged are enough of a batch size where none arrived; so are two that used up the whole budget at the
+# largest one, where nothing arrived anywhere. A run that tells less than this many nats is not worth starting.
+ENOUGH, LEAST = 2, 0.01
+# With others at work, a run starts only if it tells at least this part, per cost, of what the best would tell alone.
+PATIENCE = 0.25
+# The first run, of which nothing is known, gets this part of the budget to begin with.
+FIRST = 0.25
 
 
 def state(seen: Sequence[Seen], options: Options) -> State:
-    """The fit of the runs seen, as a grid of them would get it, and whether that is enough."""
-    found = _fit(seen)
+    """What a grid of these runs would be told, by analysis.fit, and whether it is enough."""
+    found = _fit(_ordered(seen))
     low, high = found.b_star_ci
+    ends = low, high
+    outside = _outside(seen, options)
+    if outside:
+        return State(found.b_star, ends, None, False, outside)
+    if found.b_star is None:
+        return State(None, ends, None, False, "the target was reached at fewer than three batch sizes")
     if low is None or high is None:
-        return State(found.b_star, (low, high), None, False, "the interval of b* is open")
+        return State(found.b_star, ends, None, False, f"the interval is open {'below' if low is None else 'above'}")
     width = math.log2(high / low)
-    decided = found.b_star is not None and width <= options.width_octaves
-    return State(found.b_star, (low, high), width, decided, f"the interval is {width:.2f} octaves wide")
-
-
-def _fit(seen: Sequence[Seen]) -> Fit:
-    rows = [(run.batch_size, run.seed, run.outcome, run.lower, run.steps) for run in seen]
-    frame = pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"])
-    return fit(Curve("", "", frame))
+    missing = _missing(found.b_star, seen, options)
+    if width > options.width_octaves:
+        why = f"the interval is {width:.2f} octaves wide, {options.width_octaves:g} were asked for"
+    elif missing:
+        why = f"the interval is {width:.2f} octaves wide, but rests on no run at b = {_either(missing)}"
+    else:
+        return State(found.b_star, ends, width, True, f"the interval is {width:.2f} octaves wide")
+    return State(found.b_star, ends, width, False, why)
 
 
 def propose(
@@ -109,128 +122,139 @@ def propose(
     step_cost: Callable[[int], float],
     count: int,
 ) -> list[Proposal]:
-    """Up to `count` runs to start now, the most information on ln b* per expected cost first; [] where none is left.
+    """Up to `count` runs to start now, the most information on b* per expected cost first; [] where none is left.
 
-    step_cost: of one step at a batch size, in any unit. Deterministic in its arguments.
+    step_cost: of one step at a batch size, in any unit. A proposal's `until` may lie between two evaluations: train to
+    the first at or after it. Deterministic in its arguments, whatever the order of runs.
     """
-    if state(seen, options).decided:
+    if state(seen, options).decided or _outside(seen, options):
         return []
-    chosen: list[Proposal] = []
+    chosen = [] if seen or pending or not count else [_first(options)]
     known = posterior(_observations(seen), options.sizes[0], options.sizes[-1], options.most_steps)
-    for _ in range(count):
+    alone: float | None = None
+    while len(chosen) < count:
         at_work = [*pending, *(Pending(p.batch_size, p.seed, p.until) for p in chosen)]
-        best = _best(known, seen, at_work, options, step_cost)
-        if best is None:
+        if alone is None:
+            alone = max((rate for rate, _ in _candidates(known, seen, [], options, step_cost)), default=0.0)
+        rate, best = max(_candidates(known, seen, at_work, options, step_cost), default=(0.0, None), key=itemgetter(0))
+        if best is None or (at_work and rate < PATIENCE * alone):
             break
         chosen.append(best)
     return chosen
 
 
+def _first(options: Options) -> Proposal:
+    middle = options.sizes[(len(options.sizes) - 1) // 2]
+    until = math.ceil(options.most_steps * FIRST)
+    return Proposal(middle, 0, until, f"nothing is known yet, and b = {middle} lies in the middle")
+
+
+def _ordered(seen: Sequence[Seen]) -> tuple[Seen, ...]:
+    return tuple(sorted(seen, key=lambda run: (run.batch_size, run.seed)))
+
+
+@lru_cache(maxsize=4)
+def _fit(seen: tuple[Seen, ...]) -> Fit:
+    return fit(Curve("", "", _frame(seen)))
+
+
+def _frame(seen: Sequence[Seen]) -> pd.DataFrame:
+    """Runs as a curve's frame; those that were not evaluated yet say nothing."""
+    rows = [(run.batch_size, run.seed, run.outcome, run.lower, run.steps) for run in seen if run.steps > 0]
+    return pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"])
+
+
 def _observations(seen: Sequence[Seen]) -> Observations:
-    runs = [run for run in seen if run.outcome != "diverged" and run.steps > 0]
-    reached = np.array([run.outcome == "reached" for run in runs], bool)
-    steps = np.array([run.steps for run in runs], float)
-    lower = np.array([run.lower for run in runs], float)
-    with np.errstate(divide="ignore"):
-        low = np.log(np.where(reached, np.where(np.isnan(lower), steps, lower), steps))
-        high = np.where(reached, np.log(steps), np.inf)
-    return Observations(np.array([run.batch_size for run in runs], float), low, high)
+    return Observations.of(_frame(_ordered(seen)))
 
 
-def _best(
+def _outside(seen: Sequence[Seen], options: Options) -> str:
+    """In words, that b* lies outside the candidates; empty where it may lie inside."""
+    first, last = options.sizes[0], options.sizes[-1]
+    found = _fit(_ordered(seen))
+    low, high = found.b_star_ci
+    narrow = low is not None and high is not None and high <= low * 2**options.width_octaves
+    centre = found.b_star if narrow else None
+    if (high is not None and high <= first) or (centre is not None and centre < first):
+        return f"b* lies below the smallest batch size, {first}: allow smaller ones"
+    if (low is not None and low >= last) or (centre is not None and centre > last):
+        return f"b* lies above the largest batch size, {last}: allow larger ones"
+    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps]
+    if len(spent) >= ENOUGH and not any(run.outcome == "reached" for run in seen):
+        return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or more steps"
+    return ""
+
+
+def _usable(seen: Sequence[Seen], options: Options) -> list[int]:
+    """Candidate sizes but for those where runs only diverge."""
+    diverged = Counter(run.batch_size for run in seen if run.outcome == "diverged")
+    arrived = {run.batch_size for run in seen if run.outcome == "reached"}
+    return [b for b in options.sizes if b in arrived or diverged[b] < ENOUGH]
+
+
+def _missing(b_star: float, seen: Sequence[Seen], options: Options) -> list[int]:
+    """Batch sizes of which one must be visited before b* rests on enough of the curve; [] where it does."""
+    sizes = _usable(seen, options)
+    visited = {run.batch_size for run in seen if run.outcome != "diverged" and run.steps > 0}
+    arrived = {run.batch_size for run in seen if run.outcome == "reached"}
+    below, above = [b for b in sizes if b <= b_star], [b for b in sizes if b >= ABOVE * b_star]
+    if below and not visited & set(below):
+        return below[-1:]
+    if above and not arrived & set(above):
+        return above
+    more = [b for b in sizes if b > b_star and b not in arrived]
+    if len(arrived) < 3 and more:
+        return more
+    if visited and max(visited) < SPAN * min(visited):
+        return [b for b in sizes if b >= SPAN * min(visited) or b * SPAN <= max(visited)] or sorted(
+            {sizes[0], sizes[-1]} - visited
+        )
+    return []
+
+
+def _either(sizes: Sequence[int]) -> str:
+    return " or ".join(map(str, sizes))
+
+
+def _candidates(
     known: Posterior,
     seen: Sequence[Seen],
     pending: Sequence[Pending],
     options: Options,
     step_cost: Callable[[int], float],
-) -> Proposal | None:
+) -> list[tuple[float, Proposal]]:
+    """What may be trained now, each as far as it tells most per cost, and how much that is (nats per cost)."""
     started = {(run.batch_size, run.seed): run for run in seen}
     at_work = {(run.batch_size, run.seed) for run in pending}
-    if not started and not at_work:
-        middle = options.sizes[(len(options.sizes) - 1) // 2]
-        return Proposal(middle, 0, options.most_steps, f"nothing is known yet: b = {middle} lies in the middle")
-    weights = _fantasies(known, started, pending)
-    best: tuple[float, Proposal] | None = None
-    diverged = Counter(run.batch_size for run in seen if run.outcome == "diverged")
-    runs = Counter(b for b, _ in {*started, *at_work})
-    for b in options.sizes:
-        for seed, done in _candidates(b, started, at_work, options):
-            worth, until = _worth(known, weights, b, done, options.most_steps)
-            worth *= (1 - diverged[b] / (runs[b] + 1)) / step_cost(b)
-            if until > done and (best is None or worth > best[0]):
-                best = worth, Proposal(b, seed, until, f"b = {b} tells most per cost")
-    return None if best is None else best[1]
+    low, centre, high = known.b_star(0.025, 0.5, 0.975)
+    sizes = _usable(seen, options)
+    lacking = _missing(centre, seen, options) if high <= low * 2**options.width_octaves else []
+    if lacking:
+        sizes = [] if {b for b, _ in at_work} & set(lacking) else lacking
+    weights = imagined(
+        known, [(run.batch_size, _done(started, run.batch_size, run.seed), run.until) for run in pending]
+    )
+    found = []
+    for b in sizes:
+        why = f"b* may lie between {low:.3g} and {high:.3g}: b = {b} tells most for its cost"
+        if lacking:
+            why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
+        for seed in _seeds(b, started, at_work, options):
+            rate, nats, until = worth(known, weights, b, _done(started, b, seed), options.most_steps)
+            if lacking or nats >= LEAST:
+                found.append((rate / step_cost(b), Proposal(b, seed, until, why)))
+    return found
 
 
-def _candidates(
-    b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int, int]], options: Options
-) -> list[tuple[int, float]]:
-    """Runs at b that may be trained now, as (seed, steps done): the first new one, and the censored."""
+def _done(started: dict[tuple[int, int], Seen], b: int, seed: int) -> float:
+    return started[b, seed].steps if (b, seed) in started else 0.0
+
+
+def _seeds(b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int, int]], options: Options) -> list[int]:
+    """Runs at b that may be trained now: the first that is new, and those that stopped above the target."""
     free = [seed for seed in range(options.seeds) if (b, seed) not in at_work]
-    new = [(seed, 0.0) for seed in free if (b, seed) not in started][:1]
-    old = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
-    return new + [
-        (seed, run.steps) for seed, run in old if run.outcome == "censored" and run.steps < options.most_steps
-    ]
-
-
-def _fantasies(known: Posterior, started: dict[tuple[int, int], Seen], pending: Sequence[Pending]) -> Array:
-    """Posterior weights (J, K, Q) after each of J draws of what the pending runs will say; J = 1 with none pending."""
-    if not pending:
-        return known.weight[None]
-    flat = known.weight.ravel()
-    points = np.searchsorted(flat.cumsum(), (np.arange(DRAWS) + 0.5) / DRAWS * flat.sum())
-    weights = np.empty((DRAWS, *known.weight.shape))
-    b = np.array([run.batch_size for run in pending], float)
-    for j, point in enumerate(np.minimum(points, flat.size - 1)):
-        k, q = np.unravel_index(point, known.weight.shape)
-        low, high = np.empty(len(b)), np.empty(len(b))
-        for i, run in enumerate(pending):
-            # Evenly spread quantiles, other ones for each run: Kronecker's sequence of the golden ratio.
-            share = ((j + 0.5) / DRAWS + (i + 1) * 0.6180339887498949) % 1.0
-            done = started[run.batch_size, run.seed].steps if (run.batch_size, run.seed) in started else 0.0
-            edges = np.log(np.linspace(max(done, run.until / 50), run.until, 64))
-            chance = known.arrived(run.batch_size, edges)[k, q]
-            before = chance[0] if done > 0 else 0.0
-            at = int(np.searchsorted(chance, before + share * (1 - before)))
-            low[i], high[i] = (edges[-1], np.inf) if at == len(edges) else (edges[max(at - 1, 0)], edges[at])
-            if at == 0:
-                low[i] = -np.inf
-        weights[j] = known.given(Observations(b, low, high))
-    return weights
-
-
-def _worth(known: Posterior, weights: Array, b: int, done: float, most: float) -> tuple[float, int]:
-    """The most information on b* (nats) per step that a run at b can give, and how far to train it for that."""
-    mean = known.mean(b)
-    finite = np.isfinite(mean) & (known.weight > 1e-4 * known.weight.max())
-    first = max(done, 1.0)
-    if finite.any():
-        lowest = float((mean - 3 * known.sigma)[finite].min())
-        first = max(first, math.exp(min(lowest, math.log(most))))
-    if first >= most:
-        first = max(done, most / 2, 1.0)
-    edges = np.geomspace(first, most, EDGES)
-    arrived = known.arrived(b, np.log(edges))
-    if done > 0:  # given that it had not arrived where it stands
-        by = known.arrived(b, np.log([done]))
-        arrived = np.clip((arrived - by) / np.maximum(1 - by, 1e-12), 0.0, 1.0)
-    inside = np.diff(arrived, axis=-1, prepend=0.0)
-    told, p_in = _information(weights, inside)
-    left, p_left = _information(weights, 1 - arrived)
-    information = told.cumsum(-1) + left
-    middle = 0.5 * (np.concatenate([[done], edges[:-1]]) + edges)
-    steps = (p_in * middle).cumsum(-1) + p_left * edges - done
-    rate = (information / np.maximum(steps, 1.0)).mean(0)[1:]
-    at = int(rate.argmax()) + 1
-    return float(rate[at - 1]), math.ceil(edges[at])
-
-
-def _information(weights: Array, chance: Array) -> tuple[Array, Array]:
-    """What each outcome (T,) adds to the mutual information with b0, and its probability, under weights (J, K, Q)."""
-    joint = np.matmul(weights.transpose(1, 0, 2), chance)  # (K, J, T)
-    of_b0 = weights.sum(-1).T[..., None]
-    total = joint.sum(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = joint * np.log(joint / (of_b0 * total))
-    return np.nan_to_num(terms, nan=0.0, posinf=0.0, neginf=0.0).sum(0), total
+    new = [seed for seed in free if (b, seed) not in started][:1]
+    if not any(run.outcome == "reached" for run in started.values()) and any(size == b for size, _ in at_work):
+        return []  # one run at a batch size says enough while it isn't known where any arrives
+    runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
+    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps]
