@@ -29,7 +29,8 @@ def sentence(one: Fit) -> str:
     else:
         fitted = "no fitted b*" if b_star == "–" else f"b* {b_star} (95 %)"
     measured = "nothing measured" if one.measured_b_star is None else f"measured {one.measured_b_star:g}"
-    missed = f"{one.censored} of {len(one.curve.frame)} runs censored"
+    abandoned = f" ({one.curve.abandoned} of them abandoned)" if one.curve.abandoned else ""
+    missed = f"{one.censored} of {len(one.curve.frame)} runs censored{abandoned}"
     diverged = f", {one.diverged} diverged" if one.diverged else ""
     best = one.comparison.preferred
     doubt = ""

@@ -36,7 +36,8 @@ class Curve:
     group: what its trials have in common, as text; joins them with their trajectories.
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
-    read off trajectories afterwards, without the fresh-noise repeats that the target asks for.
+    read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
+    runs that an adaptive sweep had no more use for, before their budget was spent.
     spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
     """
@@ -50,6 +51,7 @@ class Curve:
     left_out: int = 0
     unconfirmed: int = 0
     spent: pd.DataFrame | None = field(default=None, repr=False)
+    abandoned: int = 0
 
     @property
     def name(self) -> str:

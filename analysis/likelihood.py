@@ -74,7 +74,7 @@ def terms(seen: Observations, eta: Array, sigma: Array) -> Terms:
         lower = (seen.low - eta) / sigma
     never = np.isinf(eta)
     upper = np.where(never & ~seen.reached, np.inf, upper)
-    log_p = _log_between(lower, upper)
+    log_p = log_between(lower, upper)
     up, down = _ratio(upper, log_p), _ratio(lower, log_p)
     up_z, down_z = np.where(np.isfinite(upper), upper, 0.0), np.where(np.isfinite(lower), lower, 0.0)
     a = up - down
@@ -101,7 +101,7 @@ def _ratio(z: Array, log_p: Array) -> Array:
     return np.where(np.isfinite(z) & np.isfinite(value), value, 0.0)
 
 
-def _log_between(low: Array, high: Array) -> Array:
+def log_between(low: Array, high: Array) -> Array:
     """ln(Φ(high) − Φ(low)), from the tail in which the two are small."""
     flip = low > 0
     a, b = np.where(flip, -low, high), np.where(flip, -high, low)

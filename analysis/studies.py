@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import yaml
 
 from analysis.curves import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
-from cbs.key import identity
+from cbs.key import curve_identity
 from cbs.labels import labels
-from cbs.outcome import Evaluation, Outcome, Reached
+from cbs.outcome import ABANDONED, Censored, Evaluation, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
 
 if TYPE_CHECKING:
@@ -38,11 +37,8 @@ class Run:
 
     @property
     def group(self) -> str:
-        """What two trials of one curve have in common: all but the batch size, the thresholds and the budget."""
-        shaping = {k: v for k, v in identity(self.config, "").items() if k != "batch_size"}
-        # A small batch is whole whatever the micro-batch, and yet a point of the curve with micro-batches.
-        asked = {"micro_batch": self.config["micro_batch"]} if self.config.get("micro_batch") is not None else {}
-        return json.dumps({**shaping, **asked}, sort_keys=True)
+        """The curve that it is a point of."""
+        return curve_identity(self.config)
 
     @cached_property
     def trajectory(self) -> list[Evaluation]:
@@ -135,7 +131,10 @@ def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> l
         asked = [run for run in members if chosen in run.result.outcomes]
         if asked:
             rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
-            curves.append(curve_of(asked, rows, chosen, len(members) - len(asked)))
+            one = curve_of(asked, rows, chosen, len(members) - len(asked))
+            found = [run.result.outcomes[chosen] for run in asked]
+            one.abandoned = sum(isinstance(o, Censored) and o.reason == ABANDONED for o in found)
+            curves.append(one)
     return named(curves, runs)
 
 

@@ -192,7 +192,8 @@ def outcomes(fits: list[Fit]) -> Table:
     """What became of every batch size's runs."""
     table = Table(
         "outcomes",
-        "Runs that reached the target, were censored (budget spent) or diverged; median steps-to-target.",
+        "Runs that reached the target, were censored (budget spent, or abandoned by an adaptive sweep) or diverged; "
+        "median steps-to-target.",
         ["curve", "b", "runs", "reached", "censored", "diverged", "median N", "N·b"],
     )
     for one in fits:

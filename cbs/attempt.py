@@ -104,7 +104,7 @@ class Attempt:
             # A threshold above one that was already passed: the same run again, asked for both at once.
             if known is not None:
                 last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
-                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step))
+                goal = self._goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step, request.reason))
             return self._again(goal, known)
         return self._finish(outcomes, progress, known)
 
@@ -136,6 +136,11 @@ class Attempt:
             except torch.OutOfMemoryError as error:
                 self._settled = memory.smaller(self.config, self._settled, self.device, error)
 
+    def _rehearse(self, task: GAN) -> None:
+        task.step()
+        noise = stream(self.seed, "rehearsal")
+        self.meter.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
+
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
         self._energy.lap()  # what building took is no part of a run's cost, nor of its seconds
         with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
@@ -144,7 +149,7 @@ class Attempt:
 
     def _goal(self, request: Request) -> Goal:
         target = self.config.target
-        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step)
+        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step, request.reason)
 
     def _measure(self, progress: Progress, step: int, repeat: int) -> Measurement:
         latents = stream(self.seed, "evaluation", step, repeat)
@@ -296,8 +301,8 @@ def on_device(packed: Packed, device: torch.device) -> Pictures:
 
 
 def write_trial(config: Config, folder: Path) -> None:
-    """Keep the composed config beside the runs; the first write stands."""
+    """Keep the composed config beside the runs, whatever this one was granted; the first write stands."""
     path = folder / "trial.yaml"
     if not path.exists():
         head = {"schema": SCHEMA, "key": folder.name}
-        write_atomic(path, yaml.safe_dump({**head, "config": config.to_dict()}, sort_keys=False).encode())
+        write_atomic(path, yaml.safe_dump({**head, "config": config.granted(None).to_dict()}, sort_keys=False).encode())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RECIPE = 1
 
 # The fields of a target that say how far to go; none of them changes a trajectory before it stops.
-REQUEST = ("thresholds", "budget_steps")
+REQUEST = ("thresholds", "budget_steps", "grant_steps")
 # Nor do metrics on the side.
 REQUEST_OR_EXTRA = (*REQUEST, "extra")
 
@@ -73,6 +73,14 @@ def arithmetic(config: dict[str, Any]) -> dict[str, Any]:
         **({"precision": precision} if precision != "fp32" else {}),
         **({"micro_batch": micro_batch} if not whole else {}),
     }
+
+
+def curve_identity(config: dict[str, Any]) -> str:
+    """What two trials of one curve have in common, as text: all but the batch size, the thresholds and the budget."""
+    shaping = {k: v for k, v in identity(config, "").items() if k != "batch_size"}
+    # A small batch is whole whatever the micro-batch, and yet a point of the curve with micro-batches.
+    asked = {"micro_batch": config["micro_batch"]} if config.get("micro_batch") is not None else {}
+    return json.dumps({**shaping, **asked}, sort_keys=True)
 
 
 def trial_key(config: dict[str, Any], features_digest: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from cbs.outcome import Censored, Diverged, Evaluation, Measurement, Outcome, Reached
+from cbs.outcome import BUDGET, Censored, Diverged, Evaluation, Measurement, Outcome, Reached
 from cbs.target import Ask, Cadence, crossing
 
 # Losses are read back in blocks, so that an accelerator never waits for the host.
@@ -80,12 +80,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Goal:
-    """When a run has arrived: its thresholds, how a crossing is confirmed, and its last evaluation."""
+    """When a run has arrived: its thresholds, how a crossing is confirmed, its last evaluation and why that is it."""
 
     thresholds: tuple[float, ...]
     confirmations: int
     cadence: Cadence
     last_step: int
+    reason: str = BUDGET
 
     def outcome(self, progress: Progress, threshold: float) -> Outcome | Ask | None:
         """What is known of one threshold by now; None while the run must go on."""
@@ -95,7 +96,7 @@ class Goal:
         if progress.diverged_at is not None:
             return Diverged(progress.diverged_at)
         if progress.evaluated_step >= self.last_step:
-            return Censored(progress.evaluated_step)
+            return Censored(progress.evaluated_step, self.reason)
         return None
 
 

@@ -83,12 +83,17 @@ class Reached:
     first_below: int
 
 
+# Why a run was stopped above its target: its budget was spent, or an adaptive sweep had no more use for it. Neither
+# looks at the run's own metric, so both are ordinary right-censored observations.
+BUDGET, ABANDONED = "budget", "abandoned"
+
+
 @dataclass(frozen=True)
 class Censored:
     """Still above the target at `step`, the last evaluation before the run was stopped for `reason`."""
 
     step: int
-    reason: str = "budget"
+    reason: str = BUDGET
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,9 @@ def settles(outcome: Outcome | None, last_step: int) -> bool:
     return outcome is not None
 
 
+_CENSORED = {BUDGET: "censored", ABANDONED: "abandoned"}
+
+
 def told(outcomes: dict[float, Outcome]) -> str:
     """Outcomes per threshold, in words."""
     parts = []
@@ -127,7 +135,7 @@ def told(outcomes: dict[float, Outcome]) -> str:
         if isinstance(outcome, Reached):
             parts.append(f"≤ {threshold:g} at step {outcome.first_below:,}")
         elif isinstance(outcome, Censored):
-            parts.append(f"above {threshold:g} at step {outcome.step:,} (censored)")
+            parts.append(f"above {threshold:g} at step {outcome.step:,} ({_CENSORED[outcome.reason]})")
         else:
             parts.append(f"diverged at step {outcome.step:,}")
     return ", ".join(dict.fromkeys(parts))

@@ -160,6 +160,11 @@ def _check_target(target: TargetConfig) -> None:
         raise InputError(
             f"target.budget_steps is {target.budget_steps}: it must reach the first evaluation, at step {first}."
         )
+    if target.grant_steps is not None and not first <= target.grant_steps <= target.budget_steps:
+        raise InputError(
+            f"target.grant_steps is {target.grant_steps}: it must be null, or from the first evaluation, at step "
+            f"{first}, to target.budget_steps, {target.budget_steps}."
+        )
 
 
 def _check_logger(logger: LoggerConfig) -> None:

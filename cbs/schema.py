@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from cbs.outcome import ABANDONED, BUDGET
 from cbs.target import Cadence
 
 
@@ -150,6 +151,12 @@ class TargetConfig:
     precision: float
     confirmations: int
     budget_steps: int
+    grant_steps: int | None
+
+    @property
+    def asked_steps(self) -> int:
+        """How far a run may go: to its budget, or so far as it was granted."""
+        return self.budget_steps if self.grant_steps is None else self.grant_steps
 
     @property
     def cadence(self) -> Cadence:
@@ -193,6 +200,10 @@ class Config:
         groups = {group: {**added, **plain[group]} for group, added in ADDED_TO_GROUPS.items()}
         return _rebuilt(cls, {**ADDED, **plain, **groups})
 
+    def granted(self, steps: int | None) -> Config:
+        """The same trial, its runs to go so far for now; None: to their budget."""
+        return replace(self, target=replace(self.target, grant_steps=steps))
+
     @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
@@ -210,7 +221,7 @@ ADDED = {
 ADDED_TO_GROUPS: dict[str, dict[str, Any]] = {
     "model": {"batch_norm": "global"},
     "dataset": {"corrupt": "refuse"},
-    "target": {"extra": [], "generator": "eval", "ema_decay": 0.9999, "ema_start_step": 0},
+    "target": {"extra": [], "generator": "eval", "ema_decay": 0.9999, "ema_start_step": 0, "grant_steps": None},
 }
 
 
@@ -237,13 +248,17 @@ def _rebuilt(schema: Any, plain: Any) -> Any:
 class Request:
     """What a sweep asks of a trial beyond its trajectory: its thresholds, and where it may stop.
 
-    last_step: the last evaluation within the budget. A run that is above a threshold there is censored there.
+    last_step: the last evaluation within the budget, or within the grant. A run that is above a threshold there
+    is censored there, for `reason`: its budget, or "abandoned" where more of the budget may be granted.
     """
 
     thresholds: tuple[float, ...]
     last_step: int
+    reason: str = BUDGET
 
     @classmethod
     def of(cls, target: TargetConfig) -> Request:
         thresholds = tuple(sorted(set(target.thresholds), reverse=True))
-        return cls(thresholds, target.cadence.last(target.budget_steps))
+        last_step = target.cadence.last(target.asked_steps)
+        whole = last_step == target.cadence.last(target.budget_steps)
+        return cls(thresholds, last_step, BUDGET if whole else ABANDONED)

@@ -64,7 +64,10 @@ def _cells(row: Row) -> dict[str, str]:
 def totals(status: Status) -> list[str]:
     """The study in two or three lines."""
     unit = "GPU time" if status.on_gpus else "core time"
-    counts = ", ".join(f"{status.counts[state]} {state}" for state in STATES if status.counts[state])
+    kinds = {state: state for state in STATES}
+    if status.abandoned:
+        kinds["censored"] += f" ({status.abandoned} of them abandoned)"
+    counts = ", ".join(f"{status.counts[state]} {kinds[state]}" for state in STATES if status.counts[state])
     lines = [
         f"{status.study}: {counted(len(status.rows), 'run')}: {counts or 'none'}",
         f"{spoken(3600 * status.spent_hours)} of {unit} spent, at most about {spoken(3600 * status.left_hours)} to go",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +82,7 @@ def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
 def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
     """How long each run takes: its steps and evaluations times its pace, longest first.
 
-    Steps are the median of the trial's seeds that arrived, else the whole budget. done: runs with records.
+    Steps are the median of the trial's seeds that arrived, else all that is asked for. done: runs with records.
     default: the pace of a config of whose kind there are none.
     """
     of_kind: dict[str, dict[Run, Result]] = {}
@@ -97,7 +98,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
         config = run.config
         b, name = config.batch_size.initial, kind(config)
         pace = paces[name] if name in paces else default(config)
-        wanted = statistics.median(steps.get(run.folder.key, [config.target.budget_steps]))
+        wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
         evaluations = config.target.cadence.count(at, int(wanted))
         seconds = pace.start_seconds + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds

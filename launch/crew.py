@@ -116,10 +116,12 @@ class Crew:
         """Ask every run to save its state and end."""
         self.stopping = True
         for one in self.sweep.live:
-            try:
-                one.pipe.send("stop")
-            except OSError:
-                pass  # it ended in this moment: its last words are in the pipe
+            self.end(one)
+
+    def end(self, one: Live) -> None:
+        """Ask one run to save its state and end."""
+        with suppress(OSError):  # it ended in this moment: its last words are in the pipe
+            one.pipe.send("stop")
 
     def kill(self) -> None:
         for one in self.sweep.live:

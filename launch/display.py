@@ -63,13 +63,16 @@ class Display:
             words = f"FID {told(sweep.done[one.run].outcomes)}"
         else:
             words = sweep.failed.get(one.run, one.ended[0] if one.ended else "died")
+        took = time.monotonic() - one.started
+        self.say(f"{self._count(one)} {one.run.name}: {words}  ({took:.1f} s)")
+
+    def _count(self, one: Live) -> str:
+        sweep = self._sweep
         over = len(sweep.done) + len(sweep.failed)
         total = over + len(sweep.live) + len(sweep.waiting) + len(sweep.busy) + len(sweep.interrupted)
-        took = time.monotonic() - one.started
         width = len(str(total))
         counted = one.run in sweep.done or one.run in sweep.failed
-        count = f"[{over:{width}}/{total}]" if counted else " " * (2 * width + 3)
-        self.say(f"{count} {one.run.name}: {words}  ({took:.1f} s)")
+        return f"[{over:{width}}/{total}]" if counted else " " * (2 * width + 3)
 
     def refresh(self) -> None:
         now = time.monotonic()
@@ -77,10 +80,15 @@ class Display:
             self._live.update(self._table(now))
         elif now - self._spoke > _PLAIN_SECONDS:
             self._spoke = now
-            self.say(self._totals(now).plain)
+            for line in self._lines(now):
+                self.say(line)
             for one in self._sweep.live:
                 value = "–" if one.value is None else f"{one.value:.1f}"
                 self.say(f"  {one.run.name}: step {one.step:,}, FID {value}")
+
+    def _lines(self, now: float) -> list[str]:
+        """What is said before the runs at work, where the output is no terminal."""
+        return [self._totals(now).plain]
 
     def _totals(self, now: float) -> Text:
         sweep = self._sweep
@@ -90,23 +98,26 @@ class Display:
         return Text(f"{text}   {clock(now - self._started)} elapsed", style="bold")
 
     def _table(self, now: float) -> Group:
+        return Group(self._totals(now), self._at_work())
+
+    def _at_work(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("optimizer", "b", "seed", "step", "", "FID", "target", "steps/s", "left"):
             table.add_column(name, justify="left" if name in ("optimizer", "") else "right", no_wrap=True)
         for one in self._sweep.live:
             table.add_row(*self._row(one))
-        return Group(self._totals(now), table)
+        return table
 
     def _row(self, one: Live) -> list[Any]:
         target = one.run.config.target
         rate = one.step / one.training_seconds if one.training_seconds else 0.0
-        left = f"≤ {clock((target.budget_steps - one.step) / rate)}" if rate else "–"
+        left = f"≤ {clock((target.asked_steps - one.step) / rate)}" if rate else "–"
         return [
             one.run.label,
             one.run.config.batch_size.label,
             str(one.run.seed),
             f"{one.step:,}",
-            ProgressBar(total=target.budget_steps, completed=one.step, width=20),
+            ProgressBar(total=target.asked_steps, completed=one.step, width=20),
             "–" if one.value is None else f"{one.value:.1f}",
             f"≤ {min(target.thresholds):g}",
             f"{rate:,.0f}" if rate else "–",

@@ -13,7 +13,7 @@ from rich.table import Table
 from cbs.errors import counted
 from cbs.schema import Config
 from launch.display import spoken
-from launch.plan import runs
+from launch.plan import Run, runs
 from launch.settings import Settings
 from launch.slurm import Plan, absolute, parameters, plan
 
@@ -22,11 +22,16 @@ def show(configs: Sequence[Config], settings: Settings) -> None:
     """Print what hydra/launcher=slurm would submit. Slurm isn't asked: it need not even be here."""
     fitted = settings.fitted(configs)
     for study in dict.fromkeys(config.study_dir for config in configs):
-        now = plan(runs([absolute(config) for config in configs if config.study_dir == study]), fitted, None)
-        print(now.opening())
-        if now.loads:
-            print(script(now, fitted, study.name))
-            print(_table(now, fitted))
+        show_runs(runs([absolute(config) for config in configs if config.study_dir == study]), fitted)
+
+
+def show_runs(wanted: list[Run], fitted: Settings) -> None:
+    """The same of these runs of one study. fitted: settings, to the runs."""
+    now = plan(wanted, fitted, None)
+    print(now.opening())
+    if now.loads:
+        print(script(now, fitted, wanted[0].config.study_dir.name))
+        print(_table(now, fitted))
 
 
 def script(now: Plan, settings: Settings, name: str) -> str:

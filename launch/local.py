@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cbs.cli import FAILED, STOPPED
 from cbs.schema import Config
@@ -26,18 +26,19 @@ def launch(configs: Sequence[Config], workers: int | str) -> None:
         crew = Crew(sweep)
         preflight([run.config for run in sweep.waiting])
         crew.free = slots(configs[0].device, workers, configs[0].gpus_per_trial)
-        stopped = _work(sweep, crew)
+        stopped = work(sweep, crew, Display(sweep))
     print(summary(sweep.done, sweep.failed, sweep.wanted))
-    _close(sweep, stopped)
+    close(sweep, stopped)
 
 
-def _work(sweep: Sweep, crew: Crew) -> bool:
-    """Run what is waiting; return whether a signal stopped it."""
+def work(sweep: Sweep, crew: Crew, display: Display, refill: Callable[[], None] = lambda: None) -> bool:
+    """Run what is waiting; return whether a signal stopped it. refill: is asked often; may add to what is waiting."""
     signals: list[int] = []
     before = {n: signal.signal(n, lambda got, _: signals.append(got)) for n in (signal.SIGINT, signal.SIGTERM)}
     told, deadline = 0, float("inf")
     try:
-        with Display(sweep) as display:
+        with display:
+            refill()
             while sweep.live or (sweep.waiting and not signals):
                 if not signals:
                     crew.fill()
@@ -50,6 +51,8 @@ def _work(sweep: Sweep, crew: Crew) -> bool:
                     crew.kill()
                 for one in crew.collect():
                     display.ended(one)
+                if not signals:
+                    refill()
                 display.refresh()
     finally:
         crew.kill()
@@ -58,7 +61,8 @@ def _work(sweep: Sweep, crew: Crew) -> bool:
     return bool(signals)
 
 
-def _close(sweep: Sweep, stopped: bool) -> None:
+def close(sweep: Sweep, stopped: bool) -> None:
+    """Say what is left, failed or at work elsewhere; raise SystemExit where there is any reason to."""
     if stopped:
         left = len(sweep.waiting) + len(sweep.interrupted)
         print(f"Stopped with {left} runs left. Give the same command again to go on.", file=sys.stderr)

@@ -13,7 +13,7 @@ import yaml
 
 from cbs.claim import holder
 from cbs.errors import InputError
-from cbs.outcome import Censored, Diverged, Reached
+from cbs.outcome import ABANDONED, Censored, Diverged, Reached
 from cbs.pace import Pace
 from cbs.record import SCHEMA, RecordError, Result, run_folders
 from cbs.schema import Config
@@ -68,6 +68,11 @@ class Status:
         self.counts = {state: sum(row.state == state for row in self.rows) for state in STATES}
 
     @property
+    def abandoned(self) -> int:
+        """How many of the censored runs may be granted more of their budget."""
+        return sum(row.state == "censored" and row.note == ABANDONED for row in self.rows)
+
+    @property
     def spent_hours(self) -> float:
         return sum(row.device_seconds for row in self.rows) / 3600
 
@@ -97,6 +102,8 @@ def status(study: Path) -> Status:
         except RecordError as error:
             damaged[run] = str(error)
     settled = {run for run in wanted if run.settled(results.get(run))}
+    # What was handed to Slurm says how far it was to go; of other runs only their records tell.
+    abandoned = {run for run in wanted if run.id not in last and _abandoned(run, results.get(run))}
     expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _paces(found))}
     rows = []
     for run in wanted:
@@ -107,6 +114,8 @@ def status(study: Path) -> Status:
             rows.append(_settled(run, results[run], share))
         else:
             row = _open(run, in_queue.get(run.id), expected[run], share)
+            if row.state == "open" and run in abandoned:
+                row = _settled(run, results[run], share)
             ended = row.state == "open" and not row.note and why is None and run.id in last
             rows.append(replace(row, note=_last_words(last[run.id])) if ended else row)
     return Status(study, rows, why, any(one.gpus for one in found) or _trained_on_gpus(wanted))
@@ -127,12 +136,12 @@ def _wanted(study: Path, last: Mapping[tuple[str, int], Carrier]) -> list[Run]:
         path = folder.trial / "trial.yaml"
         if (folder.key, folder.seed) in last or not path.exists():  # no trial.yaml: its first process still starts
             continue
-        config = configs[path] if path in configs else configs.setdefault(path, _from_record(path))
+        config = configs[path] if path in configs else configs.setdefault(path, recorded(path))
         runs.append(Run(config, folder, config.optimizer.name))
     return sorted(runs, key=lambda run: (run.label, run.config.batch_size.initial, run.seed))
 
 
-def _from_record(path: Path) -> Config:
+def recorded(path: Path) -> Config:
     raw: dict[str, Any] = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if raw["schema"] != SCHEMA:
         raise RecordError(f"{path} has schema {raw['schema']!r}: this version of cbs reads schema {SCHEMA} only.")
@@ -156,6 +165,11 @@ def _paces(found: Sequence[Submission]) -> Callable[[Config], Pace]:
     return known_paces(paces)
 
 
+def _abandoned(run: Run, result: Result | None) -> bool:
+    outcome = result and result.outcomes.get(min(run.config.target.thresholds))
+    return isinstance(outcome, Censored) and outcome.reason == ABANDONED
+
+
 def _settled(run: Run, result: Result, share: float) -> Row:
     outcome = result.outcomes[min(run.config.target.thresholds)]
     kinds = {Reached: "finished", Censored: "censored", Diverged: "diverged"}
@@ -163,7 +177,8 @@ def _settled(run: Run, result: Result, share: float) -> Row:
     value = next((e.value for e in reversed(run.folder.trajectory()) if e.step <= step), None)
     threshold = min(run.config.target.thresholds)
     unconfirmed = isinstance(outcome, Censored) and value is not None and value <= threshold
-    note = "the last crossing was not confirmed by fresh noise" if unconfirmed else ""
+    note = ABANDONED if _abandoned(run, result) else ""
+    note = "the last crossing was not confirmed by fresh noise" if unconfirmed else note
     spent = sum(result.seconds.values())
     return Row(run, kinds[type(outcome)], step=step, value=value, share=share, seconds=spent, note=note)
 
@@ -189,7 +204,7 @@ def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) ->
     last = evaluations[-1] if evaluations else None
     step = max(progress.get("step", 0), last.step if last else 0)
     # Past the steps that its other seeds took, only the budget is left to go by.
-    steps = expected.steps if step < expected.steps else run.config.target.budget_steps
+    steps = expected.steps if step < expected.steps else run.config.target.asked_steps
     facts: dict[str, Any] = {
         "step": step,
         "value": last.value if last else None,

@@ -116,11 +116,11 @@ def create(
 
     paces: what the loads were reckoned with (`launch.cost.as_record`).
     """
-    trials: dict[str, int] = {}
+    trials: dict[tuple[str, int | None], int] = {}  # of one trial, runs may be granted different parts
     configs: list[dict[str, Any]] = []
     for run in runs:
-        if run.folder.key not in trials:
-            trials[run.folder.key] = len(configs)
+        if _asked(run) not in trials:
+            trials[_asked(run)] = len(configs)
             configs.append({"key": run.folder.key, "config": run.config.to_dict()})
     content = {
         "schema": SCHEMA,
@@ -132,12 +132,16 @@ def create(
         "paces": paces,
         "array_size": array_size,
         "trials": configs,
-        "runs": [{"trial": trials[run.folder.key], "seed": run.seed, "label": run.label} for run in runs],
+        "runs": [{"trial": trials[_asked(run)], "seed": run.seed, "label": run.label} for run in runs],
         "loads": [asdict(load) for load in loads],
     }
     submission = Submission(study, number)
     submission.path.parent.mkdir(parents=True, exist_ok=True)
     return submission if link_new(submission.path, json.dumps(content).encode()) else None
+
+
+def _asked(run: Run) -> tuple[str, int | None]:
+    return run.folder.key, run.config.target.grant_steps
 
 
 def submissions(study: Path) -> list[Submission]:

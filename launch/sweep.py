@@ -15,19 +15,27 @@ from launch.progression import DOTS, expand
 
 
 def jobs(arguments: list[str], config_loader: Any) -> list[list[str]]:
-    """Every combination of the choices, progressions expanded; what they expanded to goes to stderr.
+    """Every combination of the choices. Raises InputError at a progression that can't be expanded."""
+    return combined(choices(arguments, config_loader))
 
-    Raises InputError at a progression that can't be expanded.
-    """
+
+def choices(arguments: list[str], config_loader: Any) -> dict[str, list[str]]:
+    """Each setting's values, progressions expanded; what they expanded to goes to stderr. Raises InputError."""
     parsed = OverridesParser.create(config_loader=config_loader).parse_overrides(arguments)
-    choices: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for override in parsed:
         name = override.get_key_element()
         values = _values(name, override)
         # A later override replaces an earlier one, as the command line does with a study's file.
-        choices.pop(name, None)
-        choices[name] = [quoted(f"{name}={value}") for value in values]
-    return [list(job) for job in itertools.product(*choices.values())]
+        found.pop(name, None)
+        found[name] = values
+    return found
+
+
+def combined(found: dict[str, list[str]]) -> list[list[str]]:
+    """One list of overrides for each combination of the values."""
+    overrides = [[quoted(f"{name}={value}") for value in values] for name, values in found.items()]
+    return [list(job) for job in itertools.product(*overrides)]
 
 
 def _values(name: str, override: Override) -> list[str]:

@@ -106,6 +106,12 @@ def test_bad_values_get_one_sentence(override: str, words: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("grant", [299, 10001])
+def test_a_grant_lies_between_the_first_evaluation_and_the_budget(grant: int) -> None:
+    with pytest.raises(InputError, match=rf"target.grant_steps is {grant}: .* step 300, to .* 10000"):
+        config(f"target.grant_steps={grant}")
+
+
 def test_adabelief_needs_an_average_to_differ_from() -> None:
     with pytest.raises(InputError, match=r"optimizer.beta1 is 0: AdaBelief divides by how far gradients are"):
         config("optimizer=adabelief", "optimizer.beta1=0")
@@ -143,6 +149,7 @@ def key(*overrides: str) -> str:
         "paths.data=/elsewhere",
         "target.thresholds=[60,50]",
         "target.budget_steps=999999",
+        "target.grant_steps=300",
         "checkpoint_minutes=9",
         "gpus_per_trial=2",
         "model.batch_norm=replica",

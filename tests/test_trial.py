@@ -115,6 +115,19 @@ def test_asking_for_more_goes_on_with_the_same_numbers(tiny: Tiny, tmp_path: Pat
     assert at_once.outcomes == {t: extended.outcomes[t] for t in (150.0, 90.0)}
 
 
+def test_a_run_that_was_abandoned_goes_on_to_the_record_it_would_have_had(tiny: Tiny, tmp_path: Path) -> None:
+    whole = tiny("batch_size=16")
+    undisturbed = trial.run(whole, 0).outcomes, evaluations(whole)
+    shutil.rmtree(tmp_path / "results")
+    for grant, stops in ((40, 30), (20, 30), (149, 100)):  # less than there is asks for nothing
+        granted = whole.granted(grant)
+        assert trial.run(granted, 0).outcomes == {1.0: Censored(stops, "abandoned")}
+        assert trial_folder(granted) == trial_folder(whole)
+    assert yaml.safe_load((trial_folder(whole) / "trial.yaml").read_text())["config"] == whole.to_dict()
+    assert trial.run(whole.granted(150), 0).outcomes == undisturbed[0] == {1.0: Censored(150)}
+    assert evaluations(whole) == undisturbed[1]
+
+
 def test_a_threshold_above_one_already_passed_is_answered_by_the_same_run_again(tiny: Tiny, tmp_path: Path) -> None:
     low = tiny("batch_size=16", "target.thresholds=[155]")
     both = tiny("batch_size=16", "target.thresholds=[175,155]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
@@ -17,6 +17,9 @@ from omegaconf import OmegaConf
 from cbs import batch_sizes
 from cbs.schema import Config
 from launch import sweep
+
+if TYPE_CHECKING:
+    from launch.bisect_search import Adaptive
 
 
 class BatchSizeSource(ConfigSource):
@@ -68,6 +71,23 @@ class GridSweeper(BasicSweeper):
         return self.launcher.launch(jobs, initial_job_idx=0)
 
 
+class BisectSweeper(BasicSweeper):
+    """Those batch sizes and seeds that decide b*: see launch.bisect."""
+
+    def __init__(self, params: dict[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(max_batch_size=None, params=params)
+        self._settings = settings
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from launch import bisect
+
+        assert self.hydra_context is not None
+        bisect.check_launcher(self.launcher)
+        loader = self.hydra_context.config_loader
+        search = bisect.prepared(self._parse_config() + arguments, loader, self.config, self._settings)
+        return self.launcher.search(search)  # type: ignore[union-attr]
+
+
 class _Composing(Launcher):
     """Composes every trial of a sweep, typed and checked, before anything starts."""
 
@@ -84,6 +104,10 @@ class _Composing(Launcher):
     def start(self, configs: Sequence[Config]) -> None:
         """Work on every trial that isn't finished."""
 
+    @abstractmethod
+    def search(self, adaptive: Adaptive) -> None:
+        """Work on the runs that an adaptive sweep proposes."""
+
 
 class LocalLauncher(_Composing):
     """This machine: see launch.local."""
@@ -95,6 +119,11 @@ class LocalLauncher(_Composing):
         from launch import local
 
         local.launch(configs, self._workers)
+
+    def search(self, adaptive: Adaptive) -> None:
+        from launch import bisect
+
+        bisect.here(adaptive, self._workers)
 
 
 class SlurmLauncher(_Composing):
@@ -110,6 +139,11 @@ class SlurmLauncher(_Composing):
 
         slurm.launch(configs, settings.Settings.of(self._settings))
 
+    def search(self, adaptive: Adaptive) -> None:
+        from launch import bisect_slurm, settings
+
+        bisect_slurm.launch(adaptive, settings.Settings.of(self._settings))
+
 
 class DryLauncher(SlurmLauncher):
     """What the Slurm launcher would do: see launch.dry."""
@@ -118,3 +152,8 @@ class DryLauncher(SlurmLauncher):
         from launch import dry, settings
 
         dry.show(configs, settings.Settings.of(self._settings))
+
+    def search(self, adaptive: Adaptive) -> None:
+        from launch import bisect_slurm, settings
+
+        bisect_slurm.show(adaptive, settings.Settings.of(self._settings))

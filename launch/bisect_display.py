@@ -1,0 +1,152 @@
+"""What an adaptive sweep shows: each curve as it is known, the answer so far, what is at work and why."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from cbs.errors import counted
+from launch.bisect_search import Adaptive, Search
+from launch.display import Display, spoken
+
+if TYPE_CHECKING:
+    from analysis.design import State
+    from launch.plan import Live, Run, Sweep
+
+_MARKS = {"reached": "o", "censored": ">", "diverged": "x"}
+
+
+class AdaptiveDisplay(Display):
+    """The live table with the curves above it; in a pipe, the curves' lines now and then."""
+
+    def __init__(self, sweep: Sweep, adaptive: Adaptive) -> None:
+        super().__init__(sweep)
+        self._adaptive = adaptive
+
+    def proposed(self, run: Run) -> None:
+        """One line per proposal; it stays above the table."""
+        self.say(proposal(run, self._adaptive))
+
+    def _count(self, one: Live) -> str:
+        return " "
+
+    def _lines(self, now: float) -> list[str]:
+        return [self._totals(now).plain, *lines(self._adaptive)]
+
+    def _table(self, now: float) -> Group:
+        parts: list[Text | Table] = []
+        for search in self._adaptive.searches:
+            parts += [Text(told(search), style="bold"), _curve(search)]
+        return Group(*parts, Text(spending(self._adaptive)), self._totals(now), self._at_work())
+
+
+def proposal(run: Run, adaptive: Adaptive) -> str:
+    """What is to be trained next, and why."""
+    takes = spoken(adaptive.takes[run])
+    return f"→ {run.name}, to step {run.config.target.asked_steps:,}, about {takes}: {adaptive.why[run]}"
+
+
+def lines(adaptive: Adaptive) -> list[str]:
+    """Every curve in two lines, and what was spent."""
+    found = []
+    for search in adaptive.searches:
+        found += [told(search), *(["  " + ", ".join(points(search))] if search.known.seen else [])]
+    return [*found, spending(adaptive)]
+
+
+def told(search: Search) -> str:
+    """A curve's answer so far, against what is asked."""
+    found = search.state
+    asked = f"{search.options.width_octaves:g} asked"
+    width = f"{found.width_octaves:.2f} octaves, {asked}" if found.width_octaves is not None else asked
+    left_out = "".join(f"; b = {b} is left out: {why}" for b, why in search.out.items())
+    return f"{search.label}: {answer(found)} ({width}){left_out}"
+
+
+def answer(found: State) -> str:
+    """b* with its interval."""
+    if found.b_star is None and found.interval == (None, None):
+        return f"no b* yet: {found.why}"
+    low, high = ("?" if end is None else f"{end:.3g}" for end in found.interval)
+    return f"b* = {'?' if found.b_star is None else f'{found.b_star:.3g}'}, 95 % {low} to {high}"
+
+
+def points(search: Search) -> list[str]:
+    """Each batch size with its median N and one mark per run, in words for a pipe."""
+    return [f"N({b}) {n} {marks}" for b, n, marks in _points(search)]
+
+
+def _points(search: Search) -> list[tuple[int, str, str]]:
+    found = []
+    for b in sorted({run.batch_size for run in search.known.seen}):
+        here = [run for run in search.known.seen if run.batch_size == b]
+        median = statistics.median(run.steps if run.outcome == "reached" else math.inf for run in here)
+        n = f"{median:,.0f}" if math.isfinite(median) else f"> {max(run.steps for run in here):,.0f}"
+        found.append((b, n, "".join(sorted(_MARKS[run.outcome] for run in here))))
+    return found
+
+
+def _curve(search: Search) -> Table:
+    found = _points(search)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("b")
+    for b, _, _ in found:
+        table.add_column(str(b), justify="right", no_wrap=True)
+    if found:
+        table.add_row("median N", *(n for _, n, _ in found))
+        table.add_row("runs (o reached, > censored)", *(marks for _, _, marks in found), style="dim")
+    return table
+
+
+def spending(adaptive: Adaptive) -> str:
+    """What all curves took, and of which budget."""
+    hours, gradients = adaptive.settings.budget_gpu_hours, adaptive.settings.budget_sfo
+    time = spoken(adaptive.seconds) + (f" of {spoken(3600 * hours)}" if hours is not None else "")
+    sfo = f"{adaptive.sfo:,.0f}" + (f" of {gradients:,.0f}" if gradients is not None else "")
+    return f"spent: {time} of device time, {sfo} gradients"
+
+
+def summary(adaptive: Adaptive) -> str:
+    """A row per curve, the answers as sentences, and what to type next."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("curve", "b*", "95 %", "octaves", "runs", "reached", "censored", "diverged", "time", "gradients"):
+        table.add_column(name, justify="left" if name == "curve" else "right", no_wrap=True)
+    for search in adaptive.searches:
+        table.add_row(*_row(search))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    words = [sentence(search, adaptive) for search in adaptive.searches]
+    after = f"Next: python -m analysis plots {adaptive.study}"
+    return "\n".join([capture.get().rstrip(), *words, spending(adaptive), after])
+
+
+def _row(search: Search) -> list[str]:
+    found, seen = search.state, search.known.seen
+    low, high = ("?" if end is None else f"{end:.3g}" for end in found.interval)
+    counts = [sum(run.outcome == outcome for run in seen) for outcome in _MARKS]
+    return [
+        search.label,
+        "–" if found.b_star is None else f"{found.b_star:.3g}",
+        f"{low}–{high}",
+        "–" if found.width_octaves is None else f"{found.width_octaves:.2f}",
+        *map(str, (len(seen), *counts)),
+        spoken(search.known.seconds),
+        f"{search.known.sfo:,.0f}",
+    ]
+
+
+def sentence(search: Search, adaptive: Adaptive) -> str:
+    """What became of one curve."""
+    if search.state.decided:
+        return f"{search.label}: {answer(search.state)}: decided, {search.state.why}."
+    over = "the budget is spent" if adaptive.spent or adaptive.exhausted else "nothing is left to try now"
+    at_work = f", {counted(len(search.known.pending), 'run')} at work" if search.known.pending else ""
+    asked = f"{search.options.width_octaves:g} asked"
+    return f"{search.label}: {answer(search.state)}: not decided, {search.state.why} ({asked}); {over}{at_work}."
