@@ -40,6 +40,7 @@ class _Top:
     gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
+    stack: int | str
 
 
 _GROUPS: dict[str, Any] = {

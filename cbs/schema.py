@@ -174,6 +174,7 @@ class Config:
     gpus_per_trial: int
     checkpoint_minutes: float
     max_failures: int
+    stack: int | str
     paths: PathsConfig
     task: TaskConfig
     model: DCGANConfig | BigGANConfig
@@ -200,6 +201,7 @@ class Config:
 # What records of before these fields existed stand for.
 ADDED = {
     "max_failures": 3,
+    "stack": "auto",
     "gpus_per_trial": 1,
     "logger": {"name": "none"},
     "precision": "fp32",
