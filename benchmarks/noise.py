@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.configs import config
 from benchmarks.timing import seconds
-from cbs.attempt import trains_through_onednn
 from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics
+from cbs.recording import trains_through_onednn
 from cbs.tasks import noise
 from cbs.tasks.gan import GAN
 

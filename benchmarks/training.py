@@ -19,10 +19,10 @@ from torchvision import transforms
 
 from benchmarks.configs import config
 from cbs import models, optim
-from cbs.attempt import trains_through_onednn
 from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics, tf32
 from cbs.models import dcgan
+from cbs.recording import trains_through_onednn
 from cbs.schema import BigGANConfig, Config
 from cbs.streams import stream
 from cbs.tasks.gan import GAN

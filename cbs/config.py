@@ -41,6 +41,7 @@ class _Top:
     checkpoint_minutes: float
     max_failures: int
     noise_batches: int
+    stack: int | str
 
 
 _GROUPS: dict[str, Any] = {

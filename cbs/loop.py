@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -124,16 +124,23 @@ def train(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: H
     Raises Unrepeatable where a crossing would need networks that are no longer there.
     """
     while True:
+        outcomes = settled(measure, goal, progress, hooks)
+        if outcomes is not None:
+            return outcomes
+        _advance(task, progress, goal.cadence.following(progress.evaluated_step), hooks)
+        if progress.diverged_at is None:
+            evaluate(task, measure, progress, hooks)
+
+
+def settled(measure: Measure, goal: Goal, progress: Progress, hooks: Hooks) -> dict[float, Outcome] | None:
+    """Each threshold's outcome, after the repeats that crossings ask for; None where there must be more steps."""
+    while True:
         outcomes = {t: goal.outcome(progress, t) for t in goal.thresholds}
         asked = [o.index for o in outcomes.values() if isinstance(o, Ask)]
-        if asked:
-            _repeat(measure, progress, min(asked), hooks)
-        elif all(outcomes.values()):
-            return {t: o for t, o in outcomes.items() if isinstance(o, Reached | Censored | Diverged)}
-        else:
-            _advance(task, progress, goal.cadence.following(progress.evaluated_step), hooks)
-            if progress.diverged_at is None:
-                _evaluate(task, measure, progress, hooks)
+        if not asked:
+            known = {t: o for t, o in outcomes.items() if isinstance(o, Reached | Censored | Diverged)}
+            return known if len(known) == len(outcomes) else None
+        _repeat(measure, progress, min(asked), hooks)
 
 
 def _advance(task: Task, progress: Progress, until: int, hooks: Hooks) -> None:
@@ -158,25 +165,31 @@ def _advance(task: Task, progress: Progress, until: int, hooks: Hooks) -> None:
 
 
 def _read(task: Task, progress: Progress, pending: list[tuple[torch.Tensor, ...]]) -> None:
-    """Take in the losses of the last steps, row by row, so that no block's length changes a sum."""
-    if not pending or progress.diverged_at is not None:
+    """Read the losses of the last steps back, row by row, so that no block's length changes a sum."""
+    if not pending:
         return
     names = len(task.loss_names)
     values = torch.stack([loss for row in pending for loss in row]).tolist()
-    first = progress.step - len(pending) + 1
-    sums = progress.loss_sums or [0.0] * names
-    for row in range(len(pending)):
-        losses = values[row * names : (row + 1) * names]
+    take(progress, [values[at : at + names] for at in range(0, len(values), names)])
+    pending.clear()
+
+
+def take(progress: Progress, rows: Sequence[Sequence[float]]) -> None:
+    """Take in the losses of the last steps, up to the first that isn't finite."""
+    if progress.diverged_at is not None:
+        return
+    sums = progress.loss_sums or [0.0] * len(rows[0])
+    for step, losses in enumerate(rows, progress.step - len(rows) + 1):
         if not all(map(math.isfinite, losses)):
-            progress.diverged_at = first + row
+            progress.diverged_at = step
             break
         sums = [total + loss for total, loss in zip(sums, losses, strict=True)]
         progress.loss_count += 1
     progress.loss_sums = sums
-    pending.clear()
 
 
-def _evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> None:
+def evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> None:
+    """Measure the task as it is; a metric or a parameter that isn't finite is a divergence."""
     started = time.perf_counter()
     found = measure(progress.step, 0) if task.finite() else Measurement(math.nan)
     progress.evaluating_seconds += time.perf_counter() - started

@@ -19,7 +19,7 @@ from cbs.schema import Config
 from cbs.tasks.gan import GAN
 
 # Estimating takes a second: below this b·size²·width a step takes less than 2 GiB, and nothing is estimated.
-_LITTLE = 2**24
+LITTLE = 2**24
 # What an estimate leaves to libraries' workspaces, to fragments and to everybody else.
 _SHARE = 0.9
 _GIB = 2**30
@@ -79,7 +79,7 @@ def fitted(config: Config, classes: int, device: torch.device) -> Config:
     free = free_bytes(device)
     while True:
         settled = replace(config, micro_batch=None if n >= b else n)
-        if n * data.image_size**2 * config.model.width <= _LITTLE:
+        if n * data.image_size**2 * config.model.width <= LITTLE:
             return settled
         need = step_bytes(settled, classes)
         if need <= free * _SHARE:

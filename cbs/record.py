@@ -10,8 +10,10 @@
                                        /checkpoint.pt    where the run goes on
                                        /logger.json      what a live logger has (cbs.loggers)
                                        /claims/          who works on it (cbs.claim)
+                                       /stack.json       the stack that it trains in (cbs.stack)
                                        /progress.json    how far it is, every few seconds
                                        /failures/        tracebacks of attempts that crashed
+                           /stacks/<id>/                 runs that train as one network (cbs.stack)
 """
 
 from __future__ import annotations
@@ -88,15 +90,20 @@ class Result:
     micro_batch: int | None = None
     peak_memory_bytes: int | None = None
     energy_joules: float | None = None
+    stack: list[dict[str, Any]] = field(default_factory=list)
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:
         rows = [outcome.to_dict(t, o) for t, o in sorted(self.outcomes.items(), reverse=True)]
-        return {**vars(self), "outcomes": rows}
+        kept = {name: value for name, value in vars(self).items() if name != "stack" or value}
+        return {**kept, "outcomes": rows}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Result:
-        return cls(**{**raw, "outcomes": dict(outcome.from_dict(row) for row in raw["outcomes"])})
+        result = cls(**{**raw, "outcomes": dict(outcome.from_dict(row) for row in raw["outcomes"])})
+        if any(set(part) != {"id", "step", "width"} for part in result.stack):
+            raise RecordError(f"the result of {result.key}, seed {result.seed}: 'stack' is no list of id, step, width.")
+        return result
 
     def settles(self, thresholds: tuple[float, ...], last_step: int) -> bool:
         """Whether every threshold has an outcome that answers a request whose last evaluation is at this step."""
@@ -133,6 +140,14 @@ class RunFolder:
     @property
     def claims_path(self) -> Path:
         return self.path / "claims"
+
+    @property
+    def stack_path(self) -> Path:
+        return self.path / "stack.json"
+
+    def stack(self) -> str | None:
+        """The stack in which it trains, until it leaves."""
+        return str(read_json(self.stack_path)["id"]) if self.stack_path.exists() else None
 
     def result(self) -> Result | None:
         if not self.result_path.exists():

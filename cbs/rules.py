@@ -51,6 +51,10 @@ def check(config: Config) -> None:
         one_of("micro_batch", config.micro_batch, ("auto",))
     elif config.micro_batch is not None:
         _at_least("micro_batch", config.micro_batch, 1)
+    if isinstance(config.stack, str):
+        one_of("stack", config.stack, ("auto",))
+    else:
+        _at_least("stack", config.stack, 1)
     _at_least("seeds", config.seeds, 1)
     _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
     _at_least("max_failures", config.max_failures, 1)

@@ -182,6 +182,7 @@ class Config:
     checkpoint_minutes: float
     max_failures: int
     noise_batches: int
+    stack: int | str
     paths: PathsConfig
     task: TaskConfig
     model: DCGANConfig | BigGANConfig
@@ -213,6 +214,7 @@ class Config:
 ADDED = {
     "max_failures": 3,
     "noise_batches": 0,
+    "stack": "auto",
     "gpus_per_trial": 1,
     "logger": {"name": "none"},
     "precision": "fp32",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cbs import loggers, parallel
-from cbs.attempt import Attempt, Interrupted, Report, on_device, trains_through_onednn, write_trial
-from cbs.claim import Claim, Superseded
+from cbs.attempt import Attempt
+from cbs.claim import Busy, Claim, Superseded
 from cbs.data.packed import prepare
 from cbs.errors import InputError
 from cbs.key import trial_folder
@@ -18,11 +18,15 @@ from cbs.machine import onednn, resolve_device, settle_numerics, tf32
 from cbs.parallel import ALONE, Team, check_size
 from cbs.preflight import preflight
 from cbs.record import Result, RunFolder
+from cbs.recording import Interrupted, Report, on_device, trains_through_onednn, write_trial
 from cbs.schema import Config, Request
+from cbs.stack import StackFolder
+from cbs.stack_attempt import StackAttempt
+from cbs.stack_width import chosen
 from cbs.tasks.gan import GAN
 from cbs.work import work
 
-__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "work", "write_trial"]
+__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "run_together", "work", "write_trial"]
 
 
 def run(
@@ -45,6 +49,10 @@ def run(
     if finished is not None and finished.settles(request.thresholds, request.last_step):
         return finished
     claim = Claim.acquire(folder.claims_path)
+    if folder.stack() is not None:
+        claim.release()
+        run_together(config, [seed], 1, _of_one(seed, report), stopped)
+        return run(config, seed, report, stopped, team)
     try:
         with loggers.opened(config, folder) as logger:
             return Attempt(config, seed, folder, claim, logger, report, stopped, team).work(request)
@@ -56,6 +64,49 @@ def run(
         raise
     finally:
         claim.release()
+
+
+def run_together(
+    config: Config,
+    seeds: Sequence[int],
+    workers: int,
+    report: Callable[[int, Report], None],
+    stopped: Callable[[], bool],
+    joined: Callable[[list[int]], None] = lambda _: None,
+    ended: Callable[[int, Result], None] = lambda *_: None,
+) -> None:
+    """Train seeds of a trial as one network, as many of them as pay, or go on with the stack that the first is in.
+
+    workers: the processes that these seeds have to themselves. joined: is told which seeds train, before they do;
+    ended: takes each one's result. The others, and those that left without a result, are where they were. Raises
+    Interrupted after saving where `stopped` turned true, claim.Busy where another process works on one of them, and
+    whatever went wrong otherwise, its traceback kept in failures/ of each run.
+    """
+    folders = [RunFolder(trial_folder(config), seed) for seed in seeds]
+    known = folders[0].stack()
+    width = len(seeds) if known is not None else chosen(config, len(seeds), workers)
+    if width > 1 or known is not None:
+        with StackAttempt(config, report, stopped, ended) as attempt:
+            try:
+                if known is not None:
+                    attempt.resume(StackFolder(folders[0].trial, known))
+                if known is not None or attempt.form(folders[:width], Request.of(config.target)):
+                    joined([member.seed for member in attempt.members])
+                    return attempt.train()
+            except (Interrupted, Superseded, Busy, KeyboardInterrupt):
+                raise
+            except BaseException:
+                for member in attempt.members:
+                    with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+                        member.folder.write_failure(traceback.format_exc())
+                raise
+    joined([seeds[0]])
+    ended(seeds[0], run(config, seeds[0], lambda now: report(seeds[0], now), stopped))
+
+
+def _of_one(seed: int, report: Callable[[Report], None]) -> Callable[[int, Report], None]:
+    """Of a stack's reports, those of one run."""
+    return lambda which, now: report(now) if which == seed else None
 
 
 def follow(config: Config, team: Team) -> None:

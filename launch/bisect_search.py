@@ -10,11 +10,12 @@ from pathlib import Path
 from analysis.design import Options, Proposal, State, propose, state
 from cbs.errors import InputError
 from cbs.key import curve_identity
+from cbs.pace import Pace
 from cbs.record import RunFolder
 from cbs.schema import Config
 from launch.bisect_records import Id, Known, Trials, known
 from launch.bisect_settings import Settings
-from launch.cost import Pace, first_paces, kind
+from launch.cost import first_paces, kind
 from launch.plan import Run, runs
 from launch.submissions import carriers, submissions
 

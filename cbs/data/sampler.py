@@ -124,3 +124,14 @@ def _cut(pixels: torch.Tensor, labels: torch.Tensor | None, b: int, parts: Seque
     sizes = [len(range(b)[part]) for part in parts]
     apart = [None] * len(parts) if labels is None else labels.split(sizes)
     return [Batch(*part) for part in zip(images.split(sizes), apart, strict=True)]
+
+
+def draw_together(samplers: Sequence[Sampler], b: int) -> torch.Tensor:
+    """The next b images of several samplers of the same data, by one gathering where it lies at hand.
+
+    (R, b, channels, size, size), on the device.
+    """
+    if any(sampler._ahead is not None for sampler in samplers):
+        return torch.stack([sampler.draw(b, [slice(b)])[0].images for sampler in samplers])
+    pixels = samplers[0].images.index_select(0, torch.cat([sampler.indices(b) for sampler in samplers]))
+    return pixels.mul(1 / 127.5).sub_(1.0).unflatten(0, (len(samplers), b))

@@ -211,7 +211,7 @@ class GAN:
         sums: list[torch.Tensor] = []
         for part, mean in zip(self._parts, losses, strict=True):
             loss = mean if part == slice(0, self.b) else mean * ((part.stop - part.start) / self.b)
-            terms = [*torch.autograd.grad(loss, parameters), loss.detach()]
+            terms = [*torch.autograd.grad(loss, parameters, torch.ones_like(loss)), loss.detach()]
             if sums:
                 torch._foreach_add_(sums, terms)
             else:
