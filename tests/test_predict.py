@@ -80,7 +80,10 @@ def test_four_answers_and_what_each_takes(study: Path, capsys: pytest.CaptureFix
     assert carried["b_star"] == pytest.approx(8 * 0.5**3 / math.sqrt(0.001))
     assert carried["hours"] == pytest.approx(0.1)
     assert rows["RMSProp", "measured", None]["hours"] == pytest.approx(8 * 36 / 3600)
-    early, late = rows["Adam", "noise, generator", 300], rows["Adam", "noise, generator", round(1600 * math.exp(-0.025))]
+    early, late = (
+        rows["Adam", "noise, generator", 300],
+        rows["Adam", "noise, generator", round(1600 * math.exp(-0.025))],
+    )
     assert early["b_star"] == 10
     assert early["hours"] == pytest.approx(3.6 / 3600)
     assert early["ratio"] == pytest.approx(10 / rows["Adam", "fitted", None]["b_star"])
