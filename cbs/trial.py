@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cbs import loggers, parallel
 from cbs.attempt import Attempt, Interrupted, Report, on_device, trains_through_onednn, write_trial
+from cbs.calibration import measure, place
 from cbs.claim import Claim, Superseded
 from cbs.data.packed import prepare
 from cbs.errors import InputError
@@ -22,7 +23,7 @@ from cbs.schema import Config, Request
 from cbs.tasks.gan import GAN
 from cbs.work import work
 
-__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "work", "write_trial"]
+__all__ = ["Interrupted", "Report", "follow", "measure", "place", "preflight", "run", "work", "write_trial"]
 
 
 def run(
