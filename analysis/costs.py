@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
@@ -177,7 +178,7 @@ def _widened(value: float, ends: Interval, half: float) -> Interval:
     )
 
 
-def front(first: Array, second: Array) -> Array:
+def front(first: Array, second: Array) -> NDArray[np.intp]:
     """Indices of the points (n,) that no other is at most as large in both costs, by rising first."""
     order = np.lexsort((second, first))
     best = np.minimum.accumulate(second[order])

@@ -84,6 +84,12 @@ def whole_floats(kind: str) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False)
 
 
+def device_name(device: torch.device) -> str:
+    """A device's type and model."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"
+
+
 def sharing() -> int:
     """How many runs have this process's device at once, itself included, as whoever started it says."""
     return int(os.environ.get("CBS_SHARING", "1"))
@@ -96,7 +102,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     where = Path(__file__).resolve().parent
     git = subprocess.run(["git", "-C", where, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "cbs": __version__,
         "revision": git.stdout.strip() or None,
@@ -104,7 +109,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
-        "device": f"{device.type}: {name}",
+        "device": device_name(device),
         "host": platform.node(),
         "platform": platform.platform(),
         "command": sys.argv,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cbs import loggers, parallel
 from cbs.attempt import Attempt
+from cbs.calibration import measure, place
 from cbs.claim import Busy, Claim, Superseded
 from cbs.data.packed import prepare
 from cbs.errors import InputError
@@ -26,7 +27,18 @@ from cbs.stack_width import chosen
 from cbs.tasks.gan import GAN
 from cbs.work import work
 
-__all__ = ["Interrupted", "Report", "follow", "preflight", "run", "run_together", "work", "write_trial"]
+__all__ = [
+    "Interrupted",
+    "Report",
+    "follow",
+    "measure",
+    "place",
+    "preflight",
+    "run",
+    "run_together",
+    "work",
+    "write_trial",
+]
 
 
 def run(

@@ -38,6 +38,8 @@ _GUESS = Pace(0.004, 0.00005)
 # Sustained in training, in 1e12 operations a second: about a third of an A100's peak; a core's with no GPU.
 _TFLOPS = {"fp32": 7.0, "tf32": 50.0, "bf16": 100.0}
 _TFLOPS_OF_A_CORE = 0.03
+# From a process's birth, forked where everything is imported already, to its first step.
+_START_SECONDS = {"cpu": 1.0, "gpu": 5.0}
 
 
 def kind(config: Config) -> str:
@@ -46,6 +48,17 @@ def kind(config: Config) -> str:
     where = "cpu" if config.device == "cpu" else "gpu"
     measured = f"{target.features}-{target.samples}"
     return f"{model.name}-{model.width}/{data.name}-{data.image_size}/{config.precision}/{where}/{measured}"
+
+
+def exactly(config: Config) -> str:
+    """A kind and its optimizer, whose part of a step counts where networks are small."""
+    return f"{kind(config)}/{config.optimizer.name}"
+
+
+def pace_of(config: Config, paces: Mapping[str, Pace]) -> Pace | None:
+    """The pace of exactly such runs, else of their kind, else of their kind with another optimizer."""
+    nearest = (exactly(config), kind(config), *(name for name in paces if name.startswith(f"{kind(config)}/")))
+    return next((paces[name] for name in nearest if name in paces), None)
 
 
 def first_paces(configs: Sequence[Config], step_ms: float, tflops: float | None) -> dict[str, Pace]:
@@ -61,7 +74,8 @@ def _first_pace(config: Config, step_ms: float, tflops: float | None) -> Pace:
         return operations / (1e12 * rate)
 
     work = trial.work(config)
-    return Pace(step_ms / 1000, seconds(work.image, config.precision), seconds(work.evaluation, "fp32"))
+    start = _START_SECONDS["cpu" if config.device == "cpu" else "gpu"]
+    return Pace(step_ms / 1000, seconds(work.image, config.precision), seconds(work.evaluation, "fp32"), start)
 
 
 def as_record(paces: Mapping[str, Pace]) -> dict[str, list[float | None]]:
@@ -76,7 +90,7 @@ def from_record(raw: Mapping[str, Sequence[float]]) -> dict[str, Pace]:
 
 def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
     """The pace of a config's kind; a guess where it isn't among these."""
-    return lambda config: paces.get(kind(config), _GUESS)
+    return lambda config: pace_of(config, paces) or _GUESS
 
 
 def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
@@ -88,7 +102,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
     of_kind: dict[str, dict[Run, Result]] = {}
     steps: dict[str, list[int]] = {}
     for run, result in done.items():
-        of_kind.setdefault(kind(run.config), {})[run] = result
+        of_kind.setdefault(exactly(run.config), {})[run] = result
         outcome = result.outcomes.get(min(run.config.target.thresholds))
         if isinstance(outcome, Reached):
             steps.setdefault(run.folder.key, []).append(outcome.first_below)
@@ -96,15 +110,15 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
     found = []
     for run in runs:
         config = run.config
-        b, name = config.batch_size.initial, kind(config)
-        pace = paces[name] if name in paces else default(config)
+        b, recorded = config.batch_size.initial, pace_of(config, paces)
+        pace = recorded or default(config)
         wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
         evaluations = config.target.cadence.count(at, int(wanted))
         seconds = pace.start_seconds + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds
         arrives = run.folder.key in steps
         share, processes = pace.share(b), config.gpus_per_trial
-        found.append(Estimate(run, wanted, seconds, share, name in paces, processes, arrives, pace.watts))
+        found.append(Estimate(run, wanted, seconds, share, recorded is not None, processes, arrives, pace.watts))
     return sorted(found, key=lambda one: -one.seconds)
 
 

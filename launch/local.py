@@ -11,6 +11,7 @@ from cbs.cli import FAILED, STOPPED
 from cbs.schema import Config
 from launch.crew import Crew, slots
 from launch.display import Display, summary
+from launch.forecast import opening
 from launch.plan import Sweep, planned, preflight, runs
 
 # What a run may take to reach its next step and save its checkpoint before it is killed.
@@ -26,6 +27,7 @@ def launch(configs: Sequence[Config], workers: int | str) -> None:
         crew = Crew(sweep)
         preflight([run.config for run in sweep.waiting])
         crew.free = slots(configs[0].device, workers, configs[0].gpus_per_trial)
+        print(opening(sweep, crew.free), file=sys.stderr)
         stopped = work(sweep, crew, Display(sweep))
     print(summary(sweep.done, sweep.failed, sweep.wanted))
     close(sweep, stopped)

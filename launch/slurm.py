@@ -17,7 +17,8 @@ from cbs.errors import counted
 from cbs.pace import Pace
 from cbs.schema import Config, Request
 from launch import queue
-from launch.cost import Estimate, as_record, estimates, first_paces, known_paces
+from launch.calibration import reckoned
+from launch.cost import Estimate, as_record, estimates, known_paces
 from launch.display import summary
 from launch.job import Job
 from launch.pack import packed
@@ -55,7 +56,7 @@ def plan(wanted: list[Run], settings: Settings, seen: Sequence[Submission] | Non
         sweep = planned(wanted)
     queued = [run for run in sweep.waiting if run.id in in_queue]
     sweep.waiting = [run for run in sweep.waiting if run.id not in in_queue]
-    paces = first_paces([run.config for run in sweep.waiting], settings.step_ms, settings.tflops)
+    paces = reckoned([run.config for run in sweep.waiting], settings.step_ms, settings.tflops, None)
     found = estimates(sweep.waiting, sweep.done, known_paces(paces))
     hours = _FILLED * (settings.fill_min or settings.timeout_min) / 60
     loads = packed(found, settings.pack, settings.cpus_per_task, settings.gpus_per_task, hours) if found else []

@@ -17,6 +17,7 @@ from cbs.outcome import ABANDONED, Censored, Diverged, Reached
 from cbs.pace import Pace
 from cbs.record import SCHEMA, RecordError, Result, run_folders
 from cbs.schema import Config
+from launch.calibration import calibrated
 from launch.cost import Estimate, estimates, from_record, known_paces
 from launch.plan import Run
 from launch.queue import SlurmError
@@ -104,7 +105,9 @@ def status(study: Path) -> Status:
     settled = {run for run in wanted if run.settled(results.get(run))}
     # What was handed to Slurm says how far it was to go; of other runs only their records tell.
     abandoned = {run for run in wanted if run.id not in last and _abandoned(run, results.get(run))}
-    expected = {one.run: one for one in estimates([r for r in wanted if r not in settled], results, _paces(found))}
+    expected = {
+        one.run: one for one in estimates([r for r in wanted if r not in settled], results, _paces(study, found))
+    }
     rows = []
     for run in wanted:
         share = last[run.id].share if run.id in last else float(run.config.gpus_per_trial)
@@ -157,9 +160,9 @@ def _trained_on_gpus(runs: Sequence[Run]) -> bool:
     return False
 
 
-def _paces(found: Sequence[Submission]) -> Callable[[Config], Pace]:
-    """What a step takes until records say it: as the submissions have it, or a guess."""
-    paces: dict[str, Pace] = {}
+def _paces(study: Path, found: Sequence[Submission]) -> Callable[[Config], Pace]:
+    """What a step takes until records say it: as the submissions have it, as calibrated, or a guess."""
+    paces = calibrated(study.parent)
     for submission in found:
         paces |= from_record(submission.content.get("paces", {}))  # older manifests have none
     return known_paces(paces)

@@ -126,6 +126,15 @@ class LocalLauncher(_Composing):
         bisect.here(adaptive, self._workers)
 
 
+class CalibrateLauncher(LocalLauncher):
+    """What this machine takes for a sweep's runs: see launch.calibrate."""
+
+    def start(self, configs: Sequence[Config]) -> None:
+        from launch import calibrate
+
+        calibrate.calibrate(configs, self._workers)
+
+
 class SlurmLauncher(_Composing):
     """A Slurm cluster: see launch.slurm."""
 
