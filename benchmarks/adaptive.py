@@ -92,7 +92,9 @@ def grid_step(n: float) -> int:
 def drawn(number: int) -> Truth:
     """A truth, each of its values log-uniform in its range."""
     rng = np.random.default_rng([7, number])
-    return Truth(*(math.exp(rng.uniform(math.log(low), math.log(high))) for low, high in RANGES.values()), number)
+    ends = np.log(list(RANGES.values()))
+    b_star, n_inf, noise, budget, even = np.exp(rng.uniform(ends[:, 0], ends[:, 1])).tolist()
+    return Truth(b_star, n_inf, noise, budget, even, number)
 
 
 @dataclass(frozen=True)
