@@ -5,7 +5,6 @@ Prints Markdown; docs/sweeps.md shows a run of it.
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from joblib import Parallel, delayed
 
 from analysis.design import Options, Pending, Seen, propose, state
 from analysis.models import hyperbola
