@@ -6,6 +6,7 @@ Prints Markdown; docs/sweeps.md shows a run of it.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ PRECISION = 0.05
 SIZES = tuple(2**k for k in range(1, 11))
 # Seeds at one batch size: of the adaptive sweep, and of the largest grid tried.
 SEEDS, MOST_SEEDS = 8, 16
-WIDTH = 1.0
 RANGES = {
     "b*": (3.0, 100.0),
     "N∞": (1e3, 1e5),
@@ -29,6 +29,21 @@ RANGES = {
     "budget/N∞": (5.0, 30.0),
     "b at which a step takes twice its least time": (8.0, 2048.0),
 }
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """unit: what the sweep spends sparingly, "sfo" or "device". width: octaves asked for."""
+
+    unit: str
+    workers: int
+    width: float = 1.0
+
+
+SCENARIOS = [
+    *(Scenario(unit, workers) for unit in ("sfo", "device") for workers in (2, 8)),
+    *(Scenario(unit, 2, 0.25) for unit in ("sfo", "device")),
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,9 @@ def grid_step(n: float) -> int:
 def drawn(number: int) -> Truth:
     """A truth, each of its values log-uniform in its range."""
     rng = np.random.default_rng([7, number])
-    return Truth(*(math.exp(rng.uniform(math.log(low), math.log(high))) for low, high in RANGES.values()), number)
+    ends = np.log(list(RANGES.values()))
+    b_star, n_inf, noise, budget, even = np.exp(rng.uniform(ends[:, 0], ends[:, 1])).tolist()
+    return Truth(b_star, n_inf, noise, budget, even, number)
 
 
 @dataclass(frozen=True)
@@ -125,30 +142,90 @@ def grid(truth: Truth, seeds: int, workers: int) -> tuple[list[Seen], Spent]:
     return seen, Spent(sum(run.steps * run.batch_size for run in seen), device, max(free))
 
 
-def known_of(seen: Sequence[Seen], truth: Truth) -> dict[str, Any]:
-    """What a sweep knows of b*, and whether its interval holds the truth."""
-    told = state(seen, Options(SIZES, truth.most_steps, SEEDS, WIDTH))
-    low, high = told.interval
-    held = (low is None or low <= truth.b_star) and (high is None or truth.b_star <= high)
-    width = math.inf if told.width_octaves is None or told.b_star is None else told.width_octaves
-    return {"width": width, "held": held, "decided": told.decided, "runs": len(seen)}
-
-
-def measure(number: int, unit: str, workers: int) -> dict[str, Any]:
+def measure(scenario: Scenario, number: int) -> dict[str, Any]:
     """One truth: the adaptive sweep, where it would have stopped on width alone, and the grid of equal width."""
     truth = drawn(number)
-    options = Options(SIZES, truth.most_steps, SEEDS, WIDTH)
-    row: dict[str, Any] = {"b_star": truth.b_star, "noise": truth.noise, "least": 2 * truth.n_inf * truth.b_star}
-    early: dict[str, Any] = {}
-    for seen, spent in adaptive(truth, options, (lambda b: b) if unit == "sfo" else truth.step_time, workers):
-        now = known_of(seen, truth) | vars(spent)
-        if now["width"] <= WIDTH and not early:
-            early = now
+    options = Options(SIZES, truth.most_steps, SEEDS, scenario.width)
+    step_cost = truth.step_time if scenario.unit == "device" else float
+
+    def told(seen: Sequence[Seen], spent: Spent) -> dict[str, Any]:
+        known = state(seen, options)
+        low, high = known.interval
+        held = (low is None or low <= truth.b_star) and (high is None or truth.b_star <= high)
+        width = math.inf if known.b_star is None or known.width_octaves is None else known.width_octaves
+        return {"width": width, "held": held, "decided": known.decided, "runs": len(seen), **vars(spent)}
+
+    found: dict[str, dict[str, Any]] = {}
+    for seen, spent in adaptive(truth, options, step_cost, scenario.workers):
+        found["adaptive"] = told(seen, spent)
+        if found["adaptive"]["width"] <= scenario.width:
+            found.setdefault("early", found["adaptive"])
+    found.setdefault("early", found["adaptive"])
     for seeds in range(1, MOST_SEEDS + 1):
-        seen, spent = grid(truth, seeds, workers)
-        same = known_of(seen, truth) | vars(spent) | {"seeds": seeds}
-        if same["width"] <= now["width"]:
+        found["grid"] = told(*grid(truth, seeds, scenario.workers)) | {"seeds": seeds}
+        if found["grid"]["width"] <= found["adaptive"]["width"]:
             break
-    for name, found in (("adaptive", now), ("early", early or now), ("grid", same)):
-        row |= {f"{name}_{key}": value for key, value in found.items()}
-    return row
+    row = {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
+    return row | {"b*": truth.b_star, "σ": truth.noise}
+
+
+def _saving(frame: pd.DataFrame, unit: str) -> str:
+    low, middle, high = (frame[f"grid_{unit}"] / frame[f"adaptive_{unit}"]).quantile([0.25, 0.5, 0.75])
+    return f"**{middle:.1f}×** ({low:.1f} … {high:.1f})"
+
+
+def _row(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def savings(scenario: Scenario, frame: pd.DataFrame) -> None:
+    """One row: what the sweep took, and the grid of equal width in units of it."""
+    least = (frame["grid_sfo"] / frame["adaptive_sfo"] >= 5).mean()
+    _row(
+        "SFO" if scenario.unit == "sfo" else "device time",
+        scenario.workers,
+        f"{scenario.width:g}",
+        f"{frame['adaptive_decided'].mean():.1%}",
+        f"{frame['adaptive_width'].median():.2f}",
+        f"{frame['adaptive_runs'].median():.0f}",
+        f"{10 * frame['grid_seeds'].mean():.0f}",
+        *(_saving(frame, unit) for unit in ("sfo", "device", "wall")),
+        f"{least:.0%}",
+    )
+
+
+def coverage(frame: pd.DataFrame) -> None:
+    """Shares of intervals that hold the truth, all and by parts of the ranges."""
+    _row("", "curves", "adaptive", "stopped on width alone", "grid of equal width")
+    _row(*["---"] * 5)
+    parts = {"all": frame}
+    for name in ("σ", "b*"):
+        low, high = RANGES[name]
+        ends = np.geomspace(low, high, 4)
+        for left, right in itertools.pairwise(ends):
+            parts[f"{name} {left:.2g} … {right:.2g}"] = frame[frame[name].between(left, right)]
+    for name, part in parts.items():
+        shares = [part[f"{sweep}_held"].mean() for sweep in ("adaptive", "early", "grid")]
+        _row(name, len(part), *(f"{share:.1%}" for share in shares))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("curves", type=int, nargs="?", default=500, help="synthetic curves per row")
+    curves = parser.parse_args().curves
+    drawn_from = "; ".join(f"{name} {low:g} … {high:g}" for name, (low, high) in RANGES.items())
+    print(f"{curves:,} curves, log-uniform in {drawn_from}. Saving: the grid's cost over the adaptive sweep's.\n")
+    heads = ("asked, octaves", "decided", "median width", "runs", "grid's runs", "SFO", "device time", "wall time")
+    _row("cost counted in", "workers", *heads, "SFO saved ≥ 5×")
+    _row(*["---"] * 11)
+    frames = []
+    for scenario in SCENARIOS:
+        rows = Parallel(n_jobs=-1)(delayed(measure)(scenario, number) for number in range(curves))
+        frames.append(pd.DataFrame(rows))
+        savings(scenario, frames[-1])
+    print("\nShare of 95 % intervals of b* that hold the truth, over all rows above:\n")
+    coverage(pd.concat(frames))
+
+
+if __name__ == "__main__":
+    main()
