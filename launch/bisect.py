@@ -63,7 +63,7 @@ def here(adaptive: Adaptive, workers: int | str) -> None:
         display = AdaptiveDisplay(lot, adaptive)
         stopped = work(lot, crew, display, _Refill(adaptive, crew, display))
         adaptive.look({})
-    print(summary(adaptive))
+    print(summary(adaptive, stopped))
     lot.aside = adaptive.aside
     lot.failed |= {run: run.why() for run in adaptive.aside}
     close(lot, stopped)
@@ -74,7 +74,8 @@ def opening(adaptive: Adaptive) -> str:
     seen = sum(len(search.known.seen) for search in adaptive.searches)
     sizes = sorted({b for search in adaptive.searches for b in search.options.sizes})
     several = f"{counted(len(adaptive.searches), 'curve')}, b from {sizes[0]} to {sizes[-1]}"
-    return f"{several}: {counted(seen, 'run')} on record → {adaptive.study}"
+    until = f"until the 95 % interval of b* is at most {adaptive.settings.width_octaves:g} octaves wide"
+    return f"{several}, {until}: {counted(seen, 'run')} on record → {adaptive.study}"
 
 
 class _Refill:

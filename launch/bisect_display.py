@@ -61,20 +61,18 @@ def lines(adaptive: Adaptive) -> list[str]:
 
 
 def told(search: Search) -> str:
-    """A curve's answer so far, against what is asked."""
-    found = search.state
-    asked = f"{search.options.width_octaves:g} asked"
-    width = f"{found.width_octaves:.2f} octaves, {asked}" if found.width_octaves is not None else asked
+    """A curve's answer so far, and what it lacks."""
     left_out = "".join(f"; b = {b} is left out: {why}" for b, why in search.out.items())
-    return f"{search.label}: {answer(found)} ({width}){left_out}"
+    return f"{search.label}: {answer(search.state)}{left_out}"
 
 
 def answer(found: State) -> str:
-    """b* with its interval."""
+    """b* with its interval, whether that is decided, and why."""
+    why = f"{'decided' if found.decided else 'open'}: {found.why}"
     if found.b_star is None and found.interval == (None, None):
-        return f"no b* yet: {found.why}"
+        return f"no b* yet, {why}"
     low, high = ("?" if end is None else f"{end:.3g}" for end in found.interval)
-    return f"b* = {'?' if found.b_star is None else f'{found.b_star:.3g}'}, 95 % {low} to {high}"
+    return f"b* = {'?' if found.b_star is None else f'{found.b_star:.3g}'}, 95 % {low} to {high}, {why}"
 
 
 def points(search: Search) -> list[str]:
@@ -112,7 +110,7 @@ def spending(adaptive: Adaptive) -> str:
     return f"spent: {time} of device time, {sfo} gradients"
 
 
-def summary(adaptive: Adaptive) -> str:
+def summary(adaptive: Adaptive, stopped: bool = False) -> str:
     """A row per curve, the answers as sentences, and what to type next."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("curve", "b*", "95 %", "octaves", "runs", "reached", "censored", "diverged", "time", "gradients"):
@@ -122,7 +120,7 @@ def summary(adaptive: Adaptive) -> str:
     console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
-    words = [sentence(search, adaptive) for search in adaptive.searches]
+    words = [sentence(search, adaptive, stopped) for search in adaptive.searches]
     after = f"Next: python -m analysis plots {adaptive.study}"
     return "\n".join([capture.get().rstrip(), *words, spending(adaptive), after])
 
@@ -142,11 +140,11 @@ def _row(search: Search) -> list[str]:
     ]
 
 
-def sentence(search: Search, adaptive: Adaptive) -> str:
+def sentence(search: Search, adaptive: Adaptive, stopped: bool) -> str:
     """What became of one curve."""
     if search.state.decided:
-        return f"{search.label}: {answer(search.state)}: decided, {search.state.why}."
-    over = "the budget is spent" if adaptive.spent or adaptive.exhausted else "nothing is left to try now"
-    at_work = f", {counted(len(search.known.pending), 'run')} at work" if search.known.pending else ""
-    asked = f"{search.options.width_octaves:g} asked"
-    return f"{search.label}: {answer(search.state)}: not decided, {search.state.why} ({asked}); {over}{at_work}."
+        return f"{told(search)}."
+    over = "the budget is spent" if adaptive.spent or adaptive.exhausted else "nothing is left to try"
+    if search.known.pending:
+        over = f"{counted(len(search.known.pending), 'run')} at work"
+    return f"{told(search)}; {'stopped' if stopped else over}."

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cbs.record import run_folders
+from launch.submissions import submissions
 from tests.conftest import TINY
 from tests.slurm.conftest import SWEEP, Site
 from tests.slurm.test_faults import tasks
@@ -133,3 +134,51 @@ def test_two_hundred_trials_in_one_sweep(site: Site) -> None:
     assert len(site.records()) == 200
     assert set(site.submitted().values()) == {1}
     assert "200 finished already, 0 to do" in site.submit(*fitting, sweep=sweep)
+
+
+ADAPTIVE = (
+    *(
+        "-m",
+        "hydra/sweeper=bisect",
+        "hydra.sweeper.cost=sfo",
+        "hydra.sweeper.budget_sfo=3000",
+        "hydra.sweeper.at_once=2",
+    ),
+    *(*TINY, "batch_size=2,4,...,64", "target.thresholds=[120]", "device=cpu"),
+    *("hydra/launcher=slurm", "hydra.launcher.pack=1", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=4"),
+)
+
+
+@pytest.mark.slow
+def test_an_adaptive_sweep_is_killed_and_goes_on(site: Site) -> None:
+    """Rounds of runs until the budget is spent; its process is killed while runs are at work."""
+    process = site.start(*ADAPTIVE, "hydra.launcher.wait=true")
+    site.wait_for_training()
+    process.kill()
+    process.communicate()
+    done = site.run(*ADAPTIVE, "hydra.launcher.wait=true")
+    assert done.returncode == 0, done.stderr
+    assert "decided: " in done.stdout or "the budget is spent" in done.stdout
+    site.cluster.wait_until_empty()
+    found = site.records()
+    assert len(found) >= 3
+    assert sum(rows[-1][1] for _, rows in found.values()) <= 3_000
+    granted = [
+        (id, one.run(at).config.target.grant_steps) for one in submissions(site.study) for at, id in enumerate(one.ids)
+    ]
+    assert len(set(granted)) == len(granted), "a grant was submitted twice"
+    again = site.run(*ADAPTIVE, "hydra.launcher.wait=true")
+    assert "Submitted" not in again.stderr
+    assert site.records() == found
+
+
+@pytest.mark.slow
+def test_an_adaptive_sweep_that_is_not_waited_for_says_how_to_go_on(site: Site) -> None:
+    done = site.run(*ADAPTIVE)
+    assert done.returncode == 0, done.stderr
+    assert "→ b=8 adam seed 0, to step " in done.stderr
+    assert "Give the same command again to go on" in done.stderr
+    shown = site.launch("status", str(site.study))
+    assert "queued" in shown.stdout or "running" in shown.stdout
+    site.cluster.wait_until_empty()
+    assert "Submitted" in site.run(*ADAPTIVE).stderr
