@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cbs.errors import InputError
-from cbs.schema import Config, Request
-from cbs.stack import entry_step, stackable
+from cbs.schema import Config
+from cbs.stack import mates
 from launch.plan import Live, Run, Sweep
 
 _POLL_SECONDS = 0.25
@@ -236,15 +236,8 @@ class Crew:
 def together(waiting: list[Run]) -> list[Run]:
     """The first of the waiting runs, and those that could train with it as one network."""
     first = waiting[0]
-    mates = [run for run in waiting if run.folder.trial == first.folder.trial]
-    stack = first.folder.stack()
-    if stack is not None:
-        return [run for run in mates if run.folder.stack() == stack]
-    request = Request.of(first.config.target)
-    step = entry_step(first.folder, request) if stackable(first.config) else None
-    if step is None:
-        return [first]
-    return [run for run in mates if entry_step(run.folder, request) == step]
+    folders = mates(first.config, [run.folder for run in waiting if run.folder.trial == first.folder.trial])
+    return [run for run in waiting if run.folder in folders]
 
 
 def _dismiss(one: Work) -> None:
