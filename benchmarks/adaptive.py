@@ -5,6 +5,7 @@ Prints Markdown; docs/sweeps.md shows a run of it.
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import itertools
 import math
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
 
 from analysis.design import Options, Pending, Seen, propose, state
 from analysis.models import hyperbola

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from analysis.studies import read_study
-from benchmarks import data, fid, fitting, launcher, slurm, training
+from benchmarks import data, fid, fitting, launcher, slurm, stack, training
 from benchmarks.configs import config
 from benchmarks.timing import seconds
 from cbs.data import sampler
@@ -78,6 +78,7 @@ def main() -> None:
     training.report(CPU)
     training.optimizers()
     small_convolutions()
+    stack.report()
     fid.report()
     data.report()
     print("\n## Fitting curves\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cbs import energy, memory
-from cbs.attempt import on_device, trains_through_onednn
+from cbs.recording import on_device, trains_through_onednn
 from cbs.machine import device_name, onednn, resolve_device, settle_numerics, tf32
 from cbs.metrics import features
 from cbs.metrics.meter import Meter

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from cbs.parallel import Team
+    from cbs.record import Result
     from cbs.schema import Config
 
 
@@ -144,6 +145,9 @@ def _follow(config: Config, team: Team) -> int:
 def _lead(config: Config, team: Team) -> int:
     from cbs import trial
     from cbs.claim import Busy
+    from cbs.record import RunFolder
+    from cbs.schema import Request
+    from cbs.stack import mates
 
     trial.preflight(config)
     stop: list[int] = []
@@ -155,19 +159,40 @@ def _lead(config: Config, team: Team) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked_to_stop)
-    for seed in range(config.seeds):
-        name = f"b={config.batch_size.label} {config.optimizer.name} seed {seed}"
+    folder, waiting = trial_folder(config), list(range(config.seeds))
+    name = f"b={config.batch_size.label} {config.optimizer.name} seed"
+    printers = {seed: _printer(f"{name} {seed}", config.target.budget_steps) for seed in waiting}
+
+    def report(seed: int, now: Any) -> None:
+        if seed in printers:  # a stack may have more members
+            printers[seed](now)
+
+    def ended(seed: int, result: Result) -> None:
+        if seed in waiting and result.settles(request.thresholds, request.last_step):
+            waiting.remove(seed)
+            print(f"{name} {seed}: FID {told(result.outcomes)}  [{folder}]")
+
+    request = Request.of(config.target)
+    while waiting:
+        seeds = [run.seed for run in mates(config, [RunFolder(folder, seed) for seed in waiting])]
         try:
-            report = _printer(name, config.target.budget_steps)
-            result = trial.run(config, seed, report, lambda: bool(stop), team)
+            if len(seeds) > 1:
+                trial.run_together(config, seeds, 1, report, lambda: bool(stop), ended=ended)
+            else:
+                ended(seeds[0], trial.run(config, seeds[0], printers[seeds[0]], lambda: bool(stop), team))
         except trial.Interrupted as interrupted:
-            print(f"cbs: {name}: {interrupted}. Give the same command again to go on.", file=sys.stderr)
+            print(
+                f"cbs: {name} {_listed(seeds)}: {interrupted}. Give the same command again to go on.", file=sys.stderr
+            )
             return STOPPED
         except Busy as busy:
-            print(f"cbs: {name}: {busy}.", file=sys.stderr)
+            print(f"cbs: {name} {_listed(seeds)}: {busy}.", file=sys.stderr)
             return FAILED
-        print(f"{name}: FID {told(result.outcomes)}  [{trial_folder(config)}]")
     return OK
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _printer(name: str, budget: int) -> Any:

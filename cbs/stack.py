@@ -35,8 +35,20 @@ def entry_step(folder: RunFolder, request: Request) -> int | None:
         return None
     result = folder.result()
     if result is not None:
-        return result.last_step if set(request.thresholds) <= set(result.outcomes) else None
+        open_ended = not result.settles(request.thresholds, request.last_step)
+        return result.last_step if open_ended and set(request.thresholds) <= set(result.outcomes) else None
     return 0 if not folder.checkpoint_path.exists() else None
+
+
+def mates(config: Config, runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The first of some runs of a trial that are to be trained, and those of them that could train with it as one."""
+    first = runs[0]
+    stack = first.stack()
+    if stack is not None:
+        return [run for run in runs if run.stack() == stack]
+    request = Request.of(config.target)
+    step = entry_step(first, request) if stackable(config) else None
+    return [first] if step is None else [run for run in runs if entry_step(run, request) == step]
 
 
 @dataclass(frozen=True)

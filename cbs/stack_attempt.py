@@ -26,6 +26,7 @@ class Member(Recording):
     """One run of a stack."""
 
     course: Course
+    known: Result | None
 
     def __init__(
         self, config: Config, folder: RunFolder, report: Callable[[Report], None], ground: Ground, task: GAN
@@ -37,7 +38,6 @@ class Member(Recording):
         logger = self.life.enter_context(loggers.opened(config, folder))
         super().__init__(config, folder, claim, logger, report, ground)
         self.task = task
-        self.known: Result | None = None
 
     def start(self, state: dict[str, Any] | None, request: Request) -> None:
         """Go on from a checkpoint's state, or begin."""
@@ -155,12 +155,17 @@ class StackAttempt:
                     advance(self._joint, courses, self._looked_up, LOOK_UP_SECONDS)
 
     def _part(self) -> None:
-        """Let those go that have arrived, and those of whom the journal says that they went here."""
+        """Let those go that have arrived, and those of whom the journal says that they went here.
+
+        The last one goes too, to train on alone, which is faster.
+        """
         step, noted = self._step, self.folder.left(self._step)
         outcomes = {member.seed: member.course.settled() for member in self.members}
         leaving = [m for m in self.members if outcomes[m.seed] is not None or m.seed in noted]
         if not leaving:
             return
+        if len(leaving) == len(self.members) - 1:
+            leaving = list(self.members)
         if self._joint is not None:
             self._joint.give_back(optimizers=True)
         staying = [member for member in self.members if member not in leaving]

@@ -44,20 +44,18 @@ def chosen(config: Config, count: int, workers: int) -> int:
 
 
 def best(seconds: dict[int, float], count: int, workers: int) -> int:
-    """The width at which `count` runs on so many workers take the most steps a second in all; the least of equals.
+    """The width at which `count` runs on so many workers take a step each in the least time; the least of equals.
 
     seconds: a step's, by width, 1 included. Widths between those measured are interpolated, wider ones not used.
     """
-    alone = seconds[1]
 
-    def gain(width: int) -> float:
-        found = width * alone / _between(seconds, width)
-        return found if width == 1 or found >= _LEAST_GAIN else 0.0
+    def time_taken(width: int) -> float:
+        took = _between(seconds, width)
+        if width > 1 and width * seconds[1] < _LEAST_GAIN * took:
+            return math.inf
+        return math.ceil(math.ceil(count / width) / workers) * took
 
-    def rate(width: int) -> float:
-        return min(workers, math.ceil(count / width)) * gain(width)
-
-    return max(range(1, min(count, max(seconds)) + 1), key=rate)
+    return min(range(1, min(count, max(seconds)) + 1), key=time_taken)
 
 
 def _between(seconds: dict[int, float], width: int) -> float:
@@ -116,13 +114,15 @@ def measured(config: Config, device: torch.device, widths: list[int]) -> dict[in
 
 def _step_seconds(task: GAN, device: torch.device) -> float:
     def steps(n: int) -> float:
-        started = time.perf_counter()
+        started = clock()
         for _ in range(n):
             task.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - started
+        return clock() - started
 
+    # On a CPU other processes' time doesn't count.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     steps(20 if device.type == "cuda" else 2)  # a CUDA graph is recorded meanwhile
-    n = max(1, int(_SECONDS / steps(1)))
+    n = max(1, int(_SECONDS / max(steps(1), 1e-6)))
     return min(steps(n) for _ in range(_ROUNDS)) / n

@@ -1,4 +1,4 @@
-"""As many runs at once as a machine carries, each in a process of its own."""
+"""As many processes at once as a machine carries, each with a run, or with several that train as one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from cbs.errors import InputError
 from cbs.schema import Config
+from cbs.stack import mates
 from launch.plan import Live, Run, Sweep
 
 _POLL_SECONDS = 0.25
@@ -78,6 +79,18 @@ def nursery() -> Any:
     return context
 
 
+@dataclass
+class Work:
+    """A process at work: its runs, and the processes that share their batches."""
+
+    live: list[Live]
+    slot: Slot
+    process: Any
+    pipe: Connection
+    others: list[tuple[Any, Connection]] = field(default_factory=list)
+    ended: tuple[str, Any] = ("died", None)
+
+
 class Crew:
     """Works off a sweep's waiting runs; what happens to each goes into the sweep's lists."""
 
@@ -85,99 +98,159 @@ class Crew:
         """logged: each run's output goes to a file in its folder."""
         self.sweep, self._logged = sweep, logged
         self._context = nursery()
-        self.free: list[Slot] = []  # the devices of each run that could start now
+        self._works: list[Work] = []
+        self.free: list[Slot] = []  # the devices of each process that could start now
         self.stopping = False
 
     def fill(self) -> None:
         """Start waiting runs where there is a slot."""
         while self.free and self.sweep.waiting and not self.stopping:
-            self.sweep.live.append(self._start(self.sweep.waiting.pop(0), self.free.pop(0)))
+            runs = together(self.sweep.waiting)
+            self.sweep.waiting = [run for run in self.sweep.waiting if run not in runs]
+            trials = {run.folder.trial for run in self.sweep.waiting}
+            self._start(runs, max(1, len(self.free) - len(trials)), self.free.pop(0))
 
     def collect(self) -> list[Live]:
         """Wait a moment; take in what the runs say, and return those that came to an end."""
-        live = self.sweep.live
-        waiting_for: list[Any] = [one.pipe for one in live] + [one.process.sentinel for one in live]
+        waiting_for: list[Any] = [o.pipe for o in self._works] + [o.process.sentinel for o in self._works]
         ready = set(wait(waiting_for, timeout=_POLL_SECONDS))
         ended = []
-        for one in [o for o in live if o.pipe in ready or o.process.sentinel in ready]:
-            gone = one.process.sentinel in ready  # asked before reading: what it said last is in the pipe by now
-            _listen(one)
+        for work in [o for o in self._works if o.pipe in ready or o.process.sentinel in ready]:
+            gone = work.process.sentinel in ready  # asked before reading: what it said last is in the pipe by now
+            ended += self._listen(work)
             if gone:
-                one.process.join()
-                _dismiss(one)
-                live.remove(one)
-                self.free.append(one.slot)
-                self._settle(one)
-                one.pipe.close()
-                ended.append(one)
+                work.process.join()
+                _dismiss(work)
+                self._works.remove(work)
+                self.free.append(work.slot)
+                ended += [one for one in list(work.live) if self._settle(work, one)]
+                work.pipe.close()
         return ended
 
     def stop(self) -> None:
         """Ask every run to save its state and end."""
         self.stopping = True
-        for one in self.sweep.live:
-            self.end(one)
+        for work in self._works:
+            _say_stop(work)
 
     def end(self, one: Live) -> None:
-        """Ask one run to save its state and end."""
-        with suppress(OSError):  # it ended in this moment: its last words are in the pipe
-            one.pipe.send("stop")
+        """Ask one run, and those that train with it, to save their state and end."""
+        for work in self._works:
+            if one in work.live:
+                _say_stop(work)
 
     def kill(self) -> None:
-        for one in self.sweep.live:
-            for process in (one.process, *(other for other, _ in one.others)):
+        for work in self._works:
+            for process in (work.process, *(other for other, _ in work.others)):
                 process.kill()
 
     def stop_within(self, seconds: float) -> None:
         """Stop every run and wait for its end; kill those that take longer. Safe inside a signal handler."""
         deadline = time.monotonic() + seconds
         self.stop()
-        for one in list(self.sweep.live):
-            one.process.join(max(0.0, deadline - time.monotonic()))
+        for work in list(self._works):
+            work.process.join(max(0.0, deadline - time.monotonic()))
         self.kill()
 
-    def _start(self, run: Run, slot: Slot) -> Live:
-        log = run.folder.path / "log.txt" if self._logged else None
+    def _start(self, runs: list[Run], workers: int, slot: Slot) -> None:
+        logs = [run.folder.path / "log.txt" for run in runs] if self._logged else []
+        seeds = [run.seed for run in runs]
         teams = _torchrun(len(slot))
-        others = (*self.free, *(one.slot for one in self.sweep.live))
+        others = (*self.free, *(work.slot for work in self._works))
         sharing = {"CBS_SHARING": str(1 + sum(slot[0] in other for other in others))}
         started = [
-            self._process((replace(run.config, device=device), run.seed), log, {**team, **sharing})
+            self._process((replace(runs[0].config, device=device), seeds, workers), logs, {**team, **sharing})
             for device, team in zip(slot, teams, strict=True)
         ]
         (process, pipe), *rest = started
-        return Live(run, slot, process, pipe, rest, failures=run.folder.failures())
+        live = [Live(run, failures=run.folder.failures()) for run in runs]
+        self.sweep.live += live
+        self._works.append(Work(live, slot, process, pipe, rest))
 
-    def _process(self, what: tuple[Config, int], log: Path | None, team: dict[str, str]) -> tuple[Any, Connection]:
+    def _process(
+        self, what: tuple[Config, list[int], int], logs: list[Path], team: dict[str, str]
+    ) -> tuple[Any, Connection]:
         from launch import worker
 
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=worker.main, args=(*what, theirs, log, team), daemon=True)
+        process = self._context.Process(target=worker.main, args=(*what, theirs, logs, team), daemon=True)
         process.start()
         theirs.close()
         return process, ours
 
-    def _settle(self, one: Live) -> None:
+    def _listen(self, work: Work) -> list[Live]:
+        """Take in what a process says; return the runs that are done."""
+        done = []
+        try:
+            while work.pipe.poll():
+                kind, content = work.pipe.recv()
+                if kind == "joined":
+                    for one in [o for o in work.live if o.run.seed not in content]:
+                        self._remove(work, one)
+                        self.sweep.waiting.insert(0, one.run)
+                elif kind in ("report", "done"):
+                    seed, what = content
+                    for one in [o for o in work.live if o.run.seed == seed]:  # none: a stack may have other members
+                        if kind == "done":
+                            done.append(self._done(work, one, what))
+                        else:
+                            one.step, one.value = what["step"], what["value"]
+                            one.training_seconds = what["training_seconds"]
+                else:
+                    work.ended = (kind, content)
+        except (EOFError, OSError):
+            pass
+        return [one for one in done if one.run in self.sweep.done]
+
+    def _done(self, work: Work, one: Live, result: Any) -> Live:
+        self._remove(work, one)
+        one.ended = ("done", result)
+        if one.run.settled(result):
+            self.sweep.done[one.run] = result
+        else:  # its stack was asked for less than the run is
+            self.sweep.waiting.insert(0, one.run)
+        return one
+
+    def _remove(self, work: Work, one: Live) -> None:
+        work.live.remove(one)
+        self.sweep.live.remove(one)
+
+    def _settle(self, work: Work, one: Live) -> bool:
+        """What became of a run whose process is gone before it was done; False where it waits again."""
         sweep = self.sweep
-        kind: str
-        content: Any
-        kind, content = one.ended or ("died", None)
-        if kind == "done":
-            sweep.done[one.run] = content
-        elif kind in ("interrupted", "superseded") or (kind == "died" and self.stopping):
+        together = len(work.live) > 1
+        sweep.live.remove(one)
+        one.ended = kind, content = work.ended
+        if kind in ("interrupted", "superseded") or (kind == "died" and self.stopping):
             sweep.interrupted.append(one.run)
+        elif kind == "over" or (kind == "busy" and together and not one.run.busy()):
+            sweep.waiting.append(one.run)
+            return False
         elif kind == "busy":
             sweep.busy.append(one.run)
         else:
-            code = one.process.exitcode
+            code = work.process.exitcode
             how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
             sweep.failed[one.run] = content or f"its process died ({how}; out of memory?)"
             if one.run.folder.failures() == one.failures:  # it had no chance to write it down
                 with suppress(OSError):  # a full disk
                     one.run.folder.write_failure(sweep.failed[one.run] + "\n")
+        return True
 
 
-def _dismiss(one: Live) -> None:
+def together(waiting: list[Run]) -> list[Run]:
+    """The first of the waiting runs, and those that could train with it as one network."""
+    first = waiting[0]
+    folders = mates(first.config, [run.folder for run in waiting if run.folder.trial == first.folder.trial])
+    return [run for run in waiting if run.folder in folders]
+
+
+def _say_stop(work: Work) -> None:
+    with suppress(OSError):  # it ended in this moment: its last words are in the pipe
+        work.pipe.send("stop")
+
+
+def _dismiss(one: Work) -> None:
     """The processes that shared a run's batches end with the one that led them."""
     for process, pipe in one.others:
         process.join(_FAREWELL_SECONDS)
@@ -194,16 +267,3 @@ def _torchrun(size: int) -> list[dict[str, str]]:
         port = free.getsockname()[1]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     return [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-
-
-def _listen(one: Live) -> None:
-    try:
-        while one.pipe.poll():
-            kind, content = one.pipe.recv()
-            if kind == "report":
-                one.step, one.value = content["step"], content["value"]
-                one.training_seconds = content["training_seconds"]
-            else:
-                one.ended = (kind, content)
-    except (EOFError, OSError):
-        pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,9 @@ class Run:
 
 @dataclass
 class Live:
-    """A run at work: its process, and the others that share its batches."""
+    """A run at work."""
 
     run: Run
-    slot: tuple[str, ...]
-    process: Any
-    pipe: Connection
-    others: list[tuple[Any, Connection]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     step: int = 0
     value: float | None = None

@@ -202,7 +202,8 @@ def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) ->
     """A run that isn't settled."""
     progress = run.folder.progress()
     spent = sum(progress.get("seconds", {}).values())
-    rate = progress["step"] / spent if spent else None
+    passed = spent + progress.get("waited", 0.0)  # in a stack, with the steps of the others
+    rate = progress["step"] / passed if passed else None
     evaluations = run.folder.trajectory()
     last = evaluations[-1] if evaluations else None
     step = max(progress.get("step", 0), last.step if last else 0)

@@ -21,8 +21,9 @@ from cbs.schema import Config
 settings.register_profile("cbs", deadline=None)
 settings.load_profile("cbs")
 ROOT = Path(__file__).resolve().parent.parent
-# A trial of a second: a coarse cadence, few samples, and a budget that ends it.
+# A trial of a second: a coarse cadence, few samples, a budget that ends it, and each seed on its own.
 TINY = (
+    "stack=1",
     "model.width=4",
     "model.latent=4",
     "model.rates.adam={generator: 2.0e-3, discriminator: 2.0e-3}",

@@ -159,7 +159,7 @@ def test_the_estimate_is_what_a_step_takes(choice: tuple[str, ...]) -> None:
 def test_a_batch_that_does_not_fit_is_refused_or_cut() -> None:
     large = config("dataset=celeba", "batch_size=64")
     need = step_bytes(large, 0)
-    little = mock.patch.object(memory, "_LITTLE", 0)
+    little = mock.patch.object(memory, "LITTLE", 0)
     with little, mock.patch.object(memory, "free_bytes", return_value=int(0.8 * need)):
         with pytest.raises(InputError) as refused:
             fitted(large, 0, CPU)
@@ -174,7 +174,7 @@ def test_a_batch_that_does_not_fit_is_refused_or_cut() -> None:
 
 
 def test_what_can_not_be_cut_further_is_said() -> None:
-    with mock.patch.object(memory, "free_bytes", return_value=2**20), mock.patch.object(memory, "_LITTLE", 0):
+    with mock.patch.object(memory, "free_bytes", return_value=2**20), mock.patch.object(memory, "LITTLE", 0):
         with pytest.raises(InputError, match=r"micro_batch is 1, .* give a smaller model"):
             fitted(config("dataset=celeba", "batch_size=3", "micro_batch=auto"), 0, CPU)
 

@@ -157,10 +157,10 @@ class BatchNorm(_Affine):
         self.num_batches_tracked += p
         running = (self.running_mean, self.running_var)
         if p == 1:
-            y = self.normalised(x.view(r, 1, -1, c), *(v.view(-1) for v in running), self._momentum)
-            return y.view(x.shape)
-        latest = [x.new_empty(r * p * c) for _ in running]
-        y = self.normalised(x.view(r, p, -1, c), *latest, 1.0)
+            mean, variance = (kept.view(-1) for kept in running)
+            return self.normalised(x.view(r, 1, -1, c), mean, variance, self._momentum).view(x.shape)
+        latest = [x.new_zeros(r * p * c) for _ in running]
+        y = self.normalised(x.view(r, p, -1, c), latest[0], latest[1], 1.0)
         for kept, found in zip(running, latest, strict=True):
             for of_pass in found.view(r, p, c).unbind(1):
                 kept.lerp_(of_pass, self._momentum)
