@@ -98,7 +98,7 @@ def _steps(task: GAN, count: int) -> None:
 
 
 def _pace(task: GAN, device: torch.device, first: float) -> tuple[float, float | None]:
-    """Seconds of a step, the median block's, and watts meanwhile."""
+    """Seconds of a step, and watts meanwhile. The mean: what else the machine does takes its part of a run too."""
     if first > _MOST_SECONDS:
         return first, None
     for _ in range(_WARM_UP[device.type]):
@@ -108,7 +108,7 @@ def _pace(task: GAN, device: torch.device, first: float) -> tuple[float, float |
     while sum(blocks) < _SECONDS or (len(blocks) < 3 and sum(blocks) < _MOST_SECONDS):
         blocks.append(_timed(lambda: _steps(task, _BLOCK)))
     joules = counter.lap()
-    return statistics.median(blocks) / _BLOCK, None if joules is None else joules / sum(blocks)
+    return statistics.mean(blocks) / _BLOCK, None if joules is None else joules / sum(blocks)
 
 
 def _evaluation(task: GAN, meter: Meter, samples: int) -> float:
