@@ -153,9 +153,11 @@ ADAPTIVE = (
 def test_an_adaptive_sweep_is_killed_and_goes_on(site: Site) -> None:
     """Rounds of runs until the budget is spent; its process is killed while runs are at work."""
     process = site.start(*ADAPTIVE, "hydra.launcher.wait=true")
-    site.wait_for_training()
-    process.kill()
-    process.communicate()
+    try:
+        site.cluster.wait(lambda: any(run_folders(site.study)), 400, "a run at work")
+    finally:
+        process.kill()
+        process.communicate()
     done = site.run(*ADAPTIVE, "hydra.launcher.wait=true")
     assert done.returncode == 0, done.stderr
     assert "decided: " in done.stdout or "the budget is spent" in done.stdout
