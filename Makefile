@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart plots report test bench bench-gpu coverage lint clean
+.PHONY: help quickstart plots report test bench bench-gpu bench-sweep coverage lint clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,8 +16,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: $(INSTALLED)  ## measure b* of a small GAN on real digits: minutes on two cores
-	$(BIN)/python -m cbs.run -m study=quickstart
+quickstart: $(INSTALLED)  ## b* of a small GAN on real digits, adaptively: minutes on two cores (make quickstart GRID=1: the whole grid)
+	$(BIN)/python -m cbs.run -m study=quickstart $(if $(GRID),,hydra/sweeper=bisect)
 	$(BIN)/python -m analysis plots results/quickstart
 	$(BIN)/python -m analysis report results/quickstart
 	@echo
@@ -37,6 +37,10 @@ bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 
 bench-gpu: $(INSTALLED)  ## the same for what a GPU can show
 	$(BIN)/python -m benchmarks.gpu
+
+bench-sweep: $(INSTALLED)  ## the adaptive sweep against the grid: 500 simulated curves, then digits: an hour
+	$(BIN)/python -m benchmarks.adaptive
+	$(BIN)/python -m benchmarks.sweep
 
 coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: half an hour
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
