@@ -48,7 +48,7 @@ class Stack(GAN):
         self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
         self.optimizer_d = optim.build(config.optimizer, self._d, config.optimizer.lr_discriminator)
         for name in _OPTIMIZERS:
-            self._load(name, [getattr(member, name).state_dict() for member in members])
+            _load(getattr(self, name), _joined([getattr(member, name).state_dict() for member in members]))
         small = len(members) * self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
         self._replay = Replay(self._learn, self._tensors) if self.device.type == "cuda" and small else None
 
@@ -87,16 +87,7 @@ class Stack(GAN):
             for name in _OPTIMIZERS:
                 together = getattr(self, name).state_dict()
                 for at, member in enumerate(self.members):
-                    getattr(member, name).load_state_dict(_split(together, at))
-
-    def _load(self, name: str, states: Sequence[dict[str, Any]]) -> None:
-        """One optimizer's state from its members'; on the parameters' layout, which fused updates rely on."""
-        optimizer = getattr(self, name)
-        optimizer.load_state_dict(_joined(states))
-        for parameter, entry in optimizer.state.items():
-            for key, value in entry.items():
-                if isinstance(value, torch.Tensor) and value.dim():
-                    entry[key] = torch.empty_like(parameter).copy_(value)
+                    _load(getattr(member, name), _split(together, at))
 
 
 def _channels_last(batches: torch.Tensor) -> torch.Tensor:
@@ -116,15 +107,19 @@ def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _split(state: dict[str, Any], at: int) -> dict[str, Any]:
     """One replica's optimizer's state."""
     entries = {
-        number: {key: _own(value[at] if _whole(value) else value) for key, value in entry.items()}
+        number: {key: value[at] if _whole(value) else value for key, value in entry.items()}
         for number, entry in state["state"].items()
     }
     return {**state, "state": entries}
 
 
-def _own(value: Any) -> Any:
-    """Without a tie to the stack's memory, laid out as a replica's own."""
-    return value.clone(memory_format=torch.contiguous_format) if isinstance(value, torch.Tensor) else value
+def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state as a copy, its moments laid out as their parameters, which fused updates rely on."""
+    optimizer.load_state_dict(state)
+    for parameter, entry in optimizer.state.items():
+        for key, value in entry.items():
+            if isinstance(value, torch.Tensor):
+                entry[key] = torch.empty_like(parameter).copy_(value) if value.dim() else value.clone()
 
 
 def _whole(value: object) -> bool:
