@@ -54,17 +54,21 @@ class Run:
     def spent(self) -> tuple[Any, ...]:
         """batch_size, seed, device, and seconds, device seconds and joules of one training step (Curve.spent).
 
+        In a stack the device's seconds are a run's part of them; seconds are a step's by itself, measured before.
         Runs that share a GPU share its seconds evenly, and those that share any device its energy; a run on a CPU
         has a core to itself. Evaluations, which measure and don't train, are left out by their part of the time.
         """
         result, place = self.result, self.environment
         device, processes, sharing = (place.get(k, d) for k, d in (("device", ""), ("processes", 1), ("sharing", 1)))
         seconds = result.seconds["training"] / max(result.last_step, 1)
+        alone = seconds
+        if result.stack:
+            alone = math.nan if (known := result.stack[0]["alone_seconds"]) is None else known
         lanes = sharing if str(device).startswith("cuda") else 1
         joules = math.nan
         if result.energy_joules is not None and sum(result.seconds.values()) > 0:
             joules = seconds * result.energy_joules / sum(result.seconds.values()) * processes / sharing
-        return (self.batch_size, self.folder.seed, device, seconds, seconds * processes / lanes, joules)
+        return (self.batch_size, self.folder.seed, device, alone, seconds * processes / lanes, joules)
 
     def command(self, threshold: float | None = None) -> str:
         """The command that made this run, as it can be given again, asked for one threshold more where one is given."""

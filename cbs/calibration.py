@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from cbs import energy, memory
-from cbs.recording import on_device, trains_through_onednn
 from cbs.machine import device_name, onednn, resolve_device, settle_numerics, tf32
 from cbs.metrics import features
 from cbs.metrics.meter import Meter
 from cbs.preflight import preflight
+from cbs.recording import on_device, trains_through_onednn
 from cbs.schema import Config
 from cbs.streams import stream
 from cbs.tasks.gan import GAN

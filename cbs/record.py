@@ -101,8 +101,10 @@ class Result:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Result:
         result = cls(**{**raw, "outcomes": dict(outcome.from_dict(row) for row in raw["outcomes"])})
-        if any(set(part) != {"id", "step", "width"} for part in result.stack):
-            raise RecordError(f"the result of {result.key}, seed {result.seed}: 'stack' is no list of id, step, width.")
+        if any(set(part) != {"id", "step", "width", "alone_seconds"} for part in result.stack):
+            raise RecordError(
+                f"the result of {result.key}, seed {result.seed}: 'stack' is no list of id, step, width, alone_seconds."
+            )
         return result
 
     def settles(self, thresholds: tuple[float, ...], last_step: int) -> bool:

@@ -84,10 +84,12 @@ class StackFolder:
             raise RecordError(f"{self.journal_path} is not of schema {SCHEMA}.")
         return entries
 
-    def form(self, step: int, members: Sequence[int], request: Request) -> None:
-        """Begin the journal."""
+    def form(self, step: int, members: Sequence[int], request: Request, alone_seconds: float | None) -> None:
+        """Begin the journal. alone_seconds: a step's of one run by itself here, where that was measured."""
         asked = {"thresholds": list(request.thresholds), "last_step": request.last_step, "reason": request.reason}
-        self._write([{"step": step, "members": list(members), "width": len(members), **asked}])
+        self._write(
+            [{"step": step, "members": list(members), "width": len(members), **asked, "alone_seconds": alone_seconds}]
+        )
 
     def part(self, step: int, left: Sequence[int], members: Sequence[int]) -> None:
         """Note who leaves at a step, and who goes on."""
@@ -110,7 +112,8 @@ class StackFolder:
     def history(self, seed: int, until: int) -> list[dict[str, Any]]:
         """The widths with which a run trained up to a step, as its result has them."""
         entries = [entry for entry in self.journal() if seed in entry["members"] and entry["step"] < until]
-        return [{"id": self.id, "step": entry["step"], "width": entry["width"]} for entry in entries]
+        same = {"id": self.id, "alone_seconds": self.journal()[0]["alone_seconds"]}
+        return [{**same, "step": entry["step"], "width": entry["width"]} for entry in entries]
 
     def point(self, folder: RunFolder) -> None:
         """Say in a run's folder that it trains here."""

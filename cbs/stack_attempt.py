@@ -17,6 +17,7 @@ from cbs.record import Result, RunFolder
 from cbs.recording import Ground, Interrupted, Recording, Report, on_device, room
 from cbs.schema import Config, Request
 from cbs.stack import StackFolder
+from cbs.stack_width import alone_seconds
 from cbs.tasks.gan import GAN
 from cbs.tasks.stack import Stack
 from cbs.together import Course, advance
@@ -94,7 +95,7 @@ class StackAttempt:
         steps = {(m.course.progress.step, m.course.progress.evaluated_step) for m in self.members}
         if len(steps) > 1 or any(member.folder.stack_path.exists() for member in self.members):
             return False
-        self.folder.form(self._step, self._seeds, request)
+        self.folder.form(self._step, self._seeds, request, alone_seconds(self.config))
         self._save()
         for member in self.members:
             self.folder.point(member.folder)

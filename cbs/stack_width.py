@@ -43,6 +43,13 @@ def chosen(config: Config, count: int, workers: int) -> int:
     return best(seconds, count, workers)
 
 
+def alone_seconds(config: Config) -> float | None:
+    """A step's of one run by itself, where it was measured in this study."""
+    path, name = config.study_dir / "stacking.json", _name(config, resolve_device(config.device))
+    known = _read(path).get(name, {}).get("1")
+    return None if known is None else float(known)
+
+
 def best(seconds: dict[int, float], count: int, workers: int) -> int:
     """The width at which `count` runs on so many workers take a step each in the least time; the least of equals.
 
