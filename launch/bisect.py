@@ -83,16 +83,16 @@ class _Refill:
 
     def __init__(self, adaptive: Adaptive, crew: Crew, display: AdaptiveDisplay) -> None:
         self._adaptive, self._crew, self._display = adaptive, crew, display
-        self._live: set[Run] | None = None
+        self._known: tuple[set[Run], int] | None = None
         self._looked = 0.0
         self._said: dict[str, str] = {}
 
     def __call__(self) -> None:
         lot, adaptive = self._crew.sweep, self._adaptive
-        live = {one.run for one in lot.live}
-        if live == self._live and time.monotonic() - self._looked < _LOOK_SECONDS:
+        now = {one.run for one in lot.live}, len(self._crew.free)
+        if now == self._known and time.monotonic() - self._looked < _LOOK_SECONDS:
             return
-        self._live, self._looked = live, time.monotonic()
+        self._known, self._looked = now, time.monotonic()
         lot.interrupted.clear()  # what was stopped alone, or is another's now, may be proposed again
         lot.busy.clear()
         adaptive.look({one.run.id: one.run.config.target.asked_steps for one in lot.live})
@@ -103,7 +103,7 @@ class _Refill:
                 lot.waiting.append(run)
                 adaptive.started(run)
                 self._display.proposed(run)
-                self._live = None  # it is live when this is asked again
+                self._known = None  # it is live when this is asked again
         self._tell()
 
     def _end_what_is_decided(self) -> None:

@@ -102,6 +102,11 @@ class Crew:
         self.free: list[Slot] = []  # the devices of each process that could start now
         self.stopping = False
 
+    @property
+    def working(self) -> bool:
+        """Whether a process is there yet: its last run may be done some moments before it is gone."""
+        return bool(self._works)
+
     def fill(self) -> None:
         """Start waiting runs where there is a slot."""
         while self.free and self.sweep.waiting and not self.stopping:

@@ -90,7 +90,7 @@ def _work(sweep: Sweep, crew: Crew) -> None:
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda got, _: terminated.append(got))
     tries: Counter[Run] = Counter()
-    while sweep.live or (not crew.stopping and (sweep.waiting or _released(sweep))):
+    while crew.working or (not crew.stopping and (sweep.waiting or _released(sweep))):
         crew.fill()
         for one in crew.collect():
             _ended(sweep, crew, one, tries)

@@ -41,7 +41,7 @@ def work(sweep: Sweep, crew: Crew, display: Display, refill: Callable[[], None] 
     try:
         with display:
             refill()
-            while sweep.live or (sweep.waiting and not signals):
+            while crew.working or (sweep.waiting and not signals):
                 if not signals:
                     crew.fill()
                 if len(signals) > told:

@@ -66,7 +66,14 @@ def record(run: Run, outcome: Outcome, seconds: float = 10.0) -> None:
     last = outcome.first_below if isinstance(outcome, Reached) else outcome.step
     write_trial(run.config, run.folder.trial)
     result = Result(
-        run.folder.key, run.seed, {1.0: outcome}, last, {"training": seconds}, {"generator": 1}, {"count": 9}, "0"
+        run.folder.key,
+        run.seed,
+        {1.0: outcome},
+        last,
+        {"training": seconds, "evaluating": 0.0},
+        {"generator": 1},
+        {"count": 9},
+        "0",
     )
     write_json(run.folder.result_path, result.to_dict())
 
