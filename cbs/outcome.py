@@ -63,7 +63,8 @@ class Evaluation:
     noise: dict[str, Noise] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "repeats": list(self.repeats)}
+        # Not asdict: it copies deeply, and a trajectory is written whole at each evaluation.
+        return {**vars(self), "repeats": list(self.repeats)}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Evaluation:
