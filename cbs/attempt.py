@@ -68,8 +68,7 @@ class Attempt(Recording):
                 last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
                 goal = self.goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step, request.reason))
             return self._again(goal, known)
-        self._save(progress)
-        return self.finish(outcomes, progress, known)
+        return self._close(outcomes, progress, known)
 
     def _again(self, goal: Goal, known: Result | None) -> Result:
         self.claim.check()
@@ -77,6 +76,10 @@ class Attempt(Recording):
         self.task = self._build()
         progress = Progress()
         outcomes = self._train(goal, progress)
+        return self._close(outcomes, progress, known)
+
+    def _close(self, outcomes: dict[float, Outcome], progress: Progress, known: Result | None) -> Result:
+        progress.energy_joules = self._energy.added_to(progress.energy_joules)
         self._save(progress)
         return self.finish(outcomes, progress, known)
 
@@ -122,7 +125,6 @@ class Attempt(Recording):
 
     def _save(self, progress: Progress) -> None:
         self.claim.check()
-        progress.energy_joules = self._energy.added_to(progress.energy_joules)
         self._saved_at = time.monotonic() - 60 * self.config.checkpoint_minutes + RETRY_SECONDS  # if this fails
         state = run_state(self, progress)
         try:

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis.tables import Cell, Table, latex
-from tests.conftest import command
+from tests.conftest import TINY, command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -111,7 +111,7 @@ def test_tables_sort_by_value_not_by_text(page: Page) -> None:
 
 def test_every_trial_has_its_command_its_config_and_its_records(report: Path) -> None:
     html = report.read_text()
-    assert html.count("python -m cbs.run -m model.width=4") >= 6
+    assert html.count(f"python -m cbs.run -m {TINY[0]}") >= 6
     assert html.count("lr_generator: 0.002") == 6
     links = re.findall(r'href="([^":]+\.jsonl?)"', html)
     assert len(links) == 12 * 3
