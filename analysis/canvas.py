@@ -126,16 +126,16 @@ def power_ticks(axes: Axes, low: float, high: float) -> None:
 
 
 def plain_ticks(axes: Axes) -> None:
-    """Numbers as people write them: whole decades on x, also twos and fives on y."""
+    """Numbers as people write them: whole decades on x, also twos and fives on y; more where a decade isn't shown."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(_plain))
-    axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_xlim(), "")))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_ylim(), "25")))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_xlim(), "", "25")))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: _between(v, *axes.get_ylim(), "25", "12345678")))
 
 
-def _between(value: float, low: float, high: float, usual: str) -> str:
-    """A minor tick's number: the usual digits, or all of them where less than a decade is shown."""
-    return _plain(value, None) if f"{value:e}"[0] in (usual if high > 10 * low else "12345678") else ""
+def _between(value: float, low: float, high: float, usual: str, narrow: str) -> str:
+    """A minor tick's number, if it begins with a usual digit; `narrow` ones where less than a decade is shown."""
+    return _plain(value, None) if f"{value:e}"[0] in (usual if high > 10 * low else narrow) else ""
 
 
 def _plain(value: float, _: object) -> str:
