@@ -64,7 +64,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         # Not asdict: it copies deeply, and a trajectory is written whole at each evaluation.
-        return {**vars(self), "repeats": list(self.repeats)}
+        noise = {name: vars(found) for name, found in self.noise.items()}
+        return {**vars(self), "repeats": list(self.repeats), "noise": noise}
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Evaluation:
