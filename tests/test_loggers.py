@@ -47,16 +47,9 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def need(*packages: str) -> None:
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} isn't installed")
-
-
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An MLflow store with nothing in it; making its tables takes seconds."""
-    need("mlflow", "sqlalchemy", "alembic")
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -69,7 +62,6 @@ def service(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], l
     """The overrides of a service that keeps its log in the test's folder."""
 
     def overrides(name: str) -> list[str]:
-        need(name)
         if name == "mlflow":
             (tmp_path / "mlflow.db").write_bytes(request.getfixturevalue("tables"))
             return ["logger=mlflow", f"logger.tracking_uri=sqlite:///{tmp_path}/mlflow.db"]
@@ -239,7 +231,6 @@ def test_a_sweep_logs_each_of_its_runs(service: Service, tmp_path: Path) -> None
 
 
 def test_mlflow_runs_may_make_their_store_at_the_same_time(tmp_path: Path) -> None:
-    need("mlflow", "sqlalchemy", "alembic")
     from mlflow import MlflowClient
 
     where = f"sqlite:///{tmp_path}/mlflow.db"
@@ -342,7 +333,6 @@ def test_a_logger_that_hangs_changes_no_record(
 def test_a_service_out_of_reach_changes_no_record(
     name: str, tiny: Tiny, undisturbed: tuple, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    need(name)
     where = {"wandb": "logger.mode=online", "mlflow": "logger.tracking_uri=http://127.0.0.1:1"}[name]
     found = tiny(*ASKED, f"logger={name}", where)
     outcomes = trial.run(found, 0).outcomes

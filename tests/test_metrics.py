@@ -111,6 +111,13 @@ def test_resize_is_cleanfids(size: int) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("size", [8, 64, 400])
+def test_resizing_divided_images_gives_the_bits_of_dividing_resized_ones(size: int) -> None:
+    images = torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(size)).float()
+    divided = clean_resize(images / 128, white=255 / 128).sub_(1)
+    assert torch.equal(divided, clean_resize(images).sub_(128).div_(128))
+
+
 def test_digit_features_come_from_the_committed_weights_and_know_digits() -> None:
     assert weights.digest("digits", Path("unused")) == hashlib.sha256(weights.DIGITS.read_bytes()).hexdigest()
     network = features.DigitNet()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -328,31 +328,21 @@ def test_too_little_room_is_said_before_anything_is_decoded(
     assert [p.name for p in (tmp_path / "data" / "packed").iterdir()] == [".claims"]
 
 
-@pytest.fixture
-def little_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True).returncode:
-        pytest.skip("mounting a disk takes root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_disk_that_fills_up_meanwhile_is_no_crash(little_disk: Path, tmp_path: Path, blocks: None) -> None:
+def test_a_disk_that_fills_up_meanwhile_is_no_crash(disk: Callable[[str], Path], tmp_path: Path, blocks: None) -> None:
     put_files(tmp_path / "pictures", {f"{i:03d}.png": encoded(i % 7, "PNG") for i in range(900)})
     folder = dataset("folder", source=str(tmp_path / "pictures"))
-    (little_disk / "packed").mkdir()
+    data = disk("1m")
+    (data / "packed").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
-        filler = little_disk / "filler"
+        filler = data / "filler"
         filler.write_bytes(bytes(600_000))
         with pytest.raises(
             InputError, match=r"^paths\.data: there is no room left for folder in .*goes on from here\.$"
         ):
-            prepare(folder, little_disk)
+            prepare(folder, data)
         filler.unlink()
-        found = prepare(folder, little_disk)
+        found = prepare(folder, data)
     assert found.digest == prepare(folder, tmp_path / "data").digest
 
 

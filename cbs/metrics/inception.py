@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cbs.errors import InputError
-from cbs.metrics.resize import resampled
+from cbs.metrics.resize import clean_resize
 from cbs.metrics.weights import INCEPTION_BYTES, INCEPTION_NAME, INCEPTION_SHA256
 
 SIZE = 2048
@@ -51,7 +51,7 @@ class Inception:
     def _seen(self, images: torch.Tensor) -> torch.Tensor:
         """(clean_resize(images) − 128) / 128 to the bit, but divided first, where there is less to divide."""
         layout = torch.channels_last if self._on_cpu else torch.contiguous_format
-        scaled = resampled(images / 128, 299, layout).clamp_(0, 255 / 128).sub_(1)
+        scaled = clean_resize(images / 128, layout=layout, white=255 / 128).sub_(1)
         return scaled.expand(-1, 3, -1, -1).contiguous(memory_format=layout)
 
 

@@ -57,15 +57,12 @@ def _rows(images: torch.Tensor, size: int, layout: torch.memory_format) -> torch
     return found
 
 
-def resampled(images: torch.Tensor, size: int, layout: torch.memory_format = torch.contiguous_format) -> torch.Tensor:
-    """(n, c, h, w) float32 -> (n, c, size, size), laid out so in memory; overshoots as the bicubic kernel does."""
-    across = _rows(images.mT, size, torch.contiguous_format).mT
-    return _rows(across, size, layout)
+def clean_resize(
+    images: torch.Tensor, size: int = 299, layout: torch.memory_format = torch.contiguous_format, white: float = 255.0
+) -> torch.Tensor:
+    """clean-fid's "clean" resizing: (n, c, h, w) float32 in 0..white -> (n, c, size, size), clipped to 0..white.
 
-
-def clean_resize(images: torch.Tensor, size: int = 299) -> torch.Tensor:
-    """clean-fid's "clean" resizing: (n, c, h, w) float32 in 0..255 -> (n, c, size, size), clipped to 0..255.
-
-    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards.
+    Parmar, Zhang & Zhu (CVPR 2022): bicubic with antialiasing, no rounding afterwards. layout: of the result in memory.
     """
-    return resampled(images, size).clamp_(0, 255)
+    across = _rows(images.mT, size, torch.contiguous_format).mT
+    return _rows(across, size, layout).clamp_(0, white)

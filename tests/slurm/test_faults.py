@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,17 +178,6 @@ def test_the_controller_is_restarted(site: Site, undisturbed: dict) -> None:
     whole(site, undisturbed, 1)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def fill(path: Path) -> None:
     with open(path, "wb", buffering=0) as file:
         while True:
@@ -196,11 +185,12 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk(lab: Cluster, tmp_path: Path, small_disk: Path, undisturbed: dict) -> None:
-    site = Site(lab, tmp_path, results=small_disk)
+def test_a_full_disk(lab: Cluster, tmp_path: Path, disk: Callable[[str], Path], undisturbed: dict) -> None:
+    results = disk("6m")
+    site = Site(lab, tmp_path, results=results)
     site.submit()
     site.wait_for_training(4)
-    filler = small_disk / "filler"
+    filler = results / "filler"
     with pytest.raises(OSError, match="No space"):
         fill(filler)
     time.sleep(1.5)
