@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs.models import count
-from cbs.models.dcgan import Discriminator, Generator, Head, Stem, initialise
+from cbs.models.dcgan import Discriminator, Generator, Head, Stem, Up, initialise
 from cbs.streams import stream
 
 
@@ -33,6 +33,17 @@ def test_stem_and_head_are_the_convolutions_that_they_replace(side: int) -> None
     z, x = torch.randn(3, 5), torch.randn(3, 6, side, side)
     torch.testing.assert_close(stem(z), F.conv_transpose2d(z[:, :, None, None], stem.weight))
     torch.testing.assert_close(head(x), F.conv2d(x, head.weight).flatten())
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_many_small_maps_are_doubled_as_the_convolution_doubles_them(side: int) -> None:
+    """In evaluation mode, by another kernel than the convolution's; in training by that one alone."""
+    layer = Up(3, 5).double()
+    maps = torch.randn(2 * 3 * side * side, 3, side, side, dtype=torch.float64)
+    expected = F.conv_transpose2d(maps, layer.weight, stride=2, padding=1)
+    assert torch.equal(layer(maps), expected)
+    torch.testing.assert_close(layer.eval()(maps), expected)
+    assert torch.equal(layer(maps[1:]), expected[1:])  # too few to pay
 
 
 def test_initialisation_is_the_authors_and_depends_on_its_generator_only() -> None:

@@ -88,7 +88,7 @@ class Stem(_Weighted):
 
 
 class Up(_Weighted):
-    """A 4x4 transposed convolution with stride 2 and padding 1."""
+    """As cbs.models.dcgan.Up."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(R, p, b, h, w, inputs) -> (R, p, b, 2h, 2w, outputs)"""
@@ -180,7 +180,7 @@ _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     dcgan.Stem: Stem,
     dcgan.Head: Head,
     nn.Conv2d: Down,
-    nn.ConvTranspose2d: Up,
+    dcgan.Up: Up,
     nn.BatchNorm2d: BatchNorm,
     nn.InstanceNorm2d: InstanceNorm,
 }
