@@ -85,6 +85,7 @@ class SVRE(Extragradient):
     def load(self, state: dict[str, Any]) -> None:
         super().load(state)
         self._steps, self._snapshots = state.get("steps", 0), state.get("snapshots", 0)
+        self._ahead = [player.build() for player in self.players]
         if "snapshot" in state:
             torch._foreach_copy_(self._snapshot, state["snapshot"])
             for mean, values in zip(self._mean, state["mean"], strict=True):
