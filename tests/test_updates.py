@@ -69,11 +69,11 @@ def test_extrapolation_from_the_past_converges_on_a_bilinear_game_at_the_known_r
     norms = np.linalg.norm(play(Extragradient(game.players, past=True), game, 120), axis=1)
     known = math.sqrt((1 + math.sqrt(1 - 4 * rate**2)) / 2)
     assert (norms[120] / norms[60]) ** (1 / 60) == pytest.approx(known, rel=4e-3)
-    u, ahead, steps = np.array(3 + 4j), np.array(3 + 4j), []
-    for _ in range(20):
-        u, steps = u + 1j * rate * ahead, [*steps, u]
+    u = ahead = 3 + 4j
+    for norm in norms[1:21]:
+        u = u + 1j * rate * ahead
         ahead = u + 1j * rate * ahead
-    np.testing.assert_allclose(norms[2:21], np.abs([*steps[1:], u + 1j * rate * ahead])[:19], rtol=1e-10)
+        assert norm == pytest.approx(abs(u), rel=1e-10)
 
 
 @few
@@ -160,26 +160,25 @@ def second_moments(game: Affine, rate: float, chance: float) -> float:
 
 
 def test_svre_converges_linearly_with_a_constant_step_where_plain_descent_stalls() -> None:
-    """The rate is at most that of the second moments, which for |B| = 1, factor 1 is 1 − ηµ/2 or better here."""
-    rate, steps = 0.04, 1500
+    """No slower than its second moments, whose rate, 0.91 a step, is of the order 1 − ηµ that theory promises."""
+    rate, steps = 0.04, 500
     order = np.random.default_rng(2).integers(8, size=4 * steps).tolist()
     game, plain, extra = (monotone(8, sgd(rate), order=order) for _ in range(3))
     end = solution(game)
     known = second_moments(game, rate, 1 / 8)
-    assert known < 1 - rate / 2
+    assert known < 1 - rate
     far = np.linalg.norm(play(SVRE(game.players, False, 1.0, None, 0), game, steps) - end, axis=1)
-    assert far[500] < 20 * far[0] * known**250
-    assert far[1000] < 20 * far[500] * known**250 or far[1000] < 1e-13
-    assert far[-1] < 1e-12
+    for step in (100, 250, 500):
+        assert far[step] < 20 * far[0] * known ** (step / 2)
     for rule, stuck in ((Simultaneous(plain.players), plain), (Extragradient(extra.players, False), extra)):
-        assert np.linalg.norm(play(rule, stuck, steps) - end, axis=1)[-200:].mean() > 1e-2
+        assert np.linalg.norm(play(rule, stuck, steps) - end, axis=1)[-100:].mean() > 1e-2
 
 
 @pytest.mark.parametrize(("past", "evaluations"), [(False, 4), (True, 2)])
 def test_snapshots_come_with_the_probability_asked_for(past: bool, evaluations: int) -> None:
     game = monotone(40, sgd(1e-3), b=2)
     rule = SVRE(game.players, past, 2.0, None, 3)
-    steps = 3000
+    steps = 1000
     play(rule, game, steps)
     p = 2.0 * 2 / 40
     assert abs(rule._snapshots - p * steps) < 4 * math.sqrt(p * (1 - p) * steps)

@@ -13,7 +13,7 @@ D = TypeVar("D")
 """All that is random of one evaluation of every player's gradient."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Player:
     """One player's parameters, the buffers that evaluating a gradient moves, and the optimizer that supplies steps."""
 
