@@ -174,7 +174,7 @@ def test_svre_is_that_of_copied_networks(model: str) -> None:
     """The authors' way, with a copy of the networks for each point: snapshots have buffers of their own, and theirs
     alone are moved by passes over the whole set; with SGD of one rate."""
     choice = (*MODELS[model], *SGD, "update=svre", "update.snapshot_factor=1.5")
-    rates = ("optimizer.lr_generator=0.02", "optimizer.lr_discriminator=0.02")
+    rates = ("optimizer.lr_generator=0.001", "optimizer.lr_discriminator=0.001")
     with double():
         task, plain = gan(*choice, *rates), gan(*choice, *rates)
         networks: Networks = (plain.generator, plain.discriminator)
@@ -197,8 +197,8 @@ def test_svre_is_that_of_copied_networks(model: str) -> None:
                 return [mu + g - h for mu, g, h in zip(mean, now, then, strict=True)]
 
             start = [p.detach().clone() for p in weights(networks)]
-            ahead = moved(networks, start, reduced(networks, first), 0.02)
-            networks = moved(ahead, start, reduced(ahead, second), 0.02)
+            ahead = moved(networks, start, reduced(networks, first), 0.001)
+            networks = moved(ahead, start, reduced(ahead, second), 0.001)
         assert taken > 1
         assert_close(task.generator.state_dict(), networks[0].state_dict())
         assert_close(task.discriminator.state_dict(), networks[1].state_dict())
