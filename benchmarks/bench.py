@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from analysis.studies import read_study
-from benchmarks import data, fid, fitting, launcher, slurm, stack, training
+from benchmarks import data, fid, fitting, launcher, slurm, stack, training, updates
 from benchmarks.configs import config
 from benchmarks.timing import seconds
 from cbs.data import sampler
@@ -79,6 +79,7 @@ def main() -> None:
     training.optimizers()
     small_convolutions()
     stack.report()
+    updates.report(CPU)
     fid.report()
     data.report()
     print("\n## Fitting curves\n")

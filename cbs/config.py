@@ -17,6 +17,7 @@ from cbs.schema import (
     LOGGERS,
     MODELS,
     OPTIMIZERS,
+    UPDATES,
     BatchSizeConfig,
     Config,
     DatasetConfig,
@@ -75,6 +76,7 @@ def _checked(plain: dict[str, Any]) -> Config:
     groups: dict[str, Any] = {group: _parse(schema, plain, group) for group, schema in _GROUPS.items()}
     groups["model"] = _parse(_named(MODELS, plain, "model"), plain, "model")
     groups["optimizer"] = _parse(_named(OPTIMIZERS, plain, "optimizer"), plain, "optimizer")
+    groups["update"] = _parse(_named(UPDATES, plain, "update"), plain, "update")
     groups["logger"] = _parse(_named(LOGGERS, plain, "logger"), plain, "logger")
     top = {key: value for key, value in plain.items() if key not in groups}
     config = Config(**vars(_parse(_Top, {"": top}, "")), **groups)

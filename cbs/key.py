@@ -41,6 +41,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
         "dataset": {k: v for k, v in config["dataset"].items() if k not in ("source", "corrupt")},
         "source": config["dataset"]["source"] if config["dataset"]["name"] == "folder" else None,
         "optimizer": config["optimizer"],
+        **update(config),
         "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
         "target": {k: v for k, v in target.items() if k not in unused},
         "features_digest": features_digest,
@@ -53,6 +54,12 @@ def recipe(config: dict[str, Any]) -> int:
     """RECIPE, and one more where Adam and SGD used to take the entries of a penalty's gradient in the wrong order."""
     misread = config["model"]["penalty"] and config["optimizer"]["name"] in ("adam", "sgd")
     return RECIPE + 1 if misread else RECIPE
+
+
+def update(config: dict[str, Any]) -> dict[str, Any]:
+    """A trial's update rule, where it isn't the one that every record was made with before there was a choice."""
+    rule = config.get("update", {"name": "alternating"})
+    return {"update": rule} if rule["name"] != "alternating" else {}
 
 
 def division(config: dict[str, Any]) -> dict[str, Any]:

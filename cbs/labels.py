@@ -8,7 +8,7 @@ from typing import Any
 from cbs.key import REQUEST_OR_EXTRA
 from cbs.schema import ADDED, ADDED_TO_GROUPS
 
-_GROUPS = ("task", "model", "dataset", "optimizer", "target")
+_GROUPS = ("task", "model", "dataset", "optimizer", "update", "target")
 # Asked for, or said elsewhere: none of these makes another curve.
 _APART = {
     *(f"target.{name}" for name in REQUEST_OR_EXTRA),
@@ -19,10 +19,16 @@ _APART = {
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    groups = {group: {**ADDED_TO_GROUPS.get(group, {}), **config[group]} for group in _GROUPS}
+    groups = {group: {**ADDED_TO_GROUPS.get(group, {}), **_group(config, group)} for group in _GROUPS}
     fields = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
     fields |= {f"arithmetic.{name}": config.get(name, ADDED[name]) for name in ("precision", "micro_batch")}
     return {name: value for name, value in fields.items() if name not in _APART}
+
+
+def _group(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group's settings; of a record of before it existed, what that stands for."""
+    found: Any = config.get(group) or ADDED[group]
+    return dict(found)
 
 
 def labels(configs: Sequence[dict[str, Any]]) -> list[str]:
@@ -53,5 +59,5 @@ def _peers(config: dict[str, Any], field: str) -> tuple[str, ...]:
     So two models that differ in ten settings are told apart by their names alone.
     """
     group = field.split(".")[0]
-    same = () if _is_name(field) or group in ("target", "arithmetic") else (str(config[group]["name"]),)
+    same = () if _is_name(field) or group in ("target", "arithmetic") else (str(_group(config, group)["name"]),)
     return (config["optimizer"]["name"], field, *same)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -30,6 +30,11 @@ class Task(Protocol):
     @property
     def samples(self) -> int:
         """Real samples consumed so far."""
+        ...
+
+    @property
+    def gradients(self) -> Mapping[str, int]:
+        """Per-sample gradients evaluated so far, of each network."""
         ...
 
     def step(self) -> tuple[torch.Tensor, ...]:
@@ -207,6 +212,7 @@ def evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> 
             sampling_error=found.sampling_error,
             extra=found.extra,
             noise=found.noise,
+            gradients=dict(task.gradients),
         )
     )
     progress.loss_sums, progress.loss_count = [], 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -125,6 +125,10 @@ class Led:
     @property
     def samples(self) -> int:
         return self._task.samples
+
+    @property
+    def gradients(self) -> Mapping[str, int]:
+        return self._task.gradients
 
     def step(self) -> tuple[torch.Tensor, ...]:
         self._team.tell("step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -12,11 +13,16 @@ from cbs.schema import (
     Config,
     DatasetConfig,
     DCGANConfig,
+    ExtragradientConfig,
     LoggerConfig,
     OptimizerConfig,
+    SRFBConfig,
+    SVREConfig,
     TargetConfig,
 )
 
+# Franci & Grammatico (2020): with less the shadow doesn't hold the step back enough.
+_LEAST_RELAXATION = 2 / (1 + math.sqrt(5))
 _WITHOUT_CLASSES = ("celeba", "lsun_bedroom")
 
 
@@ -62,6 +68,7 @@ def check(config: Config) -> None:
         raise InputError(f"noise_batches is {config.noise_batches}: it must be 0 (off) or at least 3.")
     _check_model(config)
     _check_optimizer(config.optimizer)
+    _check_update(config)
     _at_least("batch_size", config.batch_size.initial, 1)
     _check_parallel(config)
     one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
@@ -138,6 +145,29 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
             _at_least(f"optimizer.{name}", getattr(optimizer, name), 0)
     if getattr(optimizer, "nesterov", False) and getattr(optimizer, "momentum", 0) == 0:
         raise InputError("optimizer.nesterov is True: it needs optimizer.momentum above 0.")
+
+
+def _check_update(config: Config) -> None:
+    rule, n = config.update, config.gpus_per_trial
+    if rule.name != "alternating" and config.model.critic_steps != 1:
+        raise InputError(
+            f"model.critic_steps is {config.model.critic_steps}: with update={rule.name} both networks step at once, "
+            "and it must be 1."
+        )
+    if isinstance(rule, SRFBConfig) and not _LEAST_RELAXATION <= rule.relaxation <= 1:
+        raise InputError(
+            f"update.relaxation is {rule.relaxation}: it must be at least 2/(1+√5) = {_LEAST_RELAXATION} and at most 1."
+        )
+    if isinstance(rule, ExtragradientConfig):
+        one_of("update.extrapolation", rule.extrapolation, ("fresh", "past"))
+    if isinstance(rule, SVREConfig):
+        _above("update.snapshot_factor", rule.snapshot_factor, 0)
+        given = rule.snapshot_micro_batch
+        least = 2 * n if n > 1 else 1  # parts of the set are as even as can be: down to half as large
+        if given is None:
+            _at_least("batch_size", config.batch_size.initial, least)
+        else:
+            _at_least("update.snapshot_micro_batch", given, least)
 
 
 def _check_target(target: TargetConfig) -> None:

@@ -98,6 +98,36 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
 
 
 @dataclass(frozen=True)
+class UpdateConfig:
+    name: str
+
+
+@dataclass(frozen=True)
+class SRFBConfig(UpdateConfig):
+    relaxation: float
+
+
+@dataclass(frozen=True)
+class ExtragradientConfig(UpdateConfig):
+    extrapolation: str
+
+
+@dataclass(frozen=True)
+class SVREConfig(ExtragradientConfig):
+    snapshot_factor: float
+    snapshot_micro_batch: int | None
+
+
+UPDATES: dict[str, type[UpdateConfig]] = {
+    "alternating": UpdateConfig,
+    "simultaneous": UpdateConfig,
+    "srfb": SRFBConfig,
+    "extragradient": ExtragradientConfig,
+    "svre": SVREConfig,
+}
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     name: str
 
@@ -188,6 +218,7 @@ class Config:
     model: DCGANConfig | BigGANConfig
     dataset: DatasetConfig
     optimizer: OptimizerConfig
+    update: UpdateConfig
     batch_size: BatchSizeConfig
     target: TargetConfig
     logger: LoggerConfig
@@ -217,6 +248,7 @@ ADDED = {
     "stack": "auto",
     "gpus_per_trial": 1,
     "logger": {"name": "none"},
+    "update": {"name": "alternating"},
     "precision": "fp32",
     "micro_batch": None,
 }
@@ -239,7 +271,8 @@ def _rebuilt(schema: Any, plain: Any) -> Any:
     if not options or not isinstance(plain, dict):
         return plain
     name = str(plain.get("name"))
-    named = [schemas[name] for schemas in (MODELS, OPTIMIZERS) if schemas.get(name) in options]
+    tables: tuple[dict[str, Any], ...] = (MODELS, OPTIMIZERS, UPDATES, LOGGERS)
+    named = [schemas[name] for schemas in tables if name in schemas and issubclass(schemas[name], options)]
     fitting = [option for option in options if _field_types(option).keys() == plain.keys()]
     chosen: Any = (named or fitting)[0]
     types = _field_types(chosen)

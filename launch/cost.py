@@ -51,8 +51,9 @@ def kind(config: Config) -> str:
 
 
 def exactly(config: Config) -> str:
-    """A kind and its optimizer, whose part of a step counts where networks are small."""
-    return f"{kind(config)}/{config.optimizer.name}"
+    """A kind, its optimizer, whose part of a step counts where networks are small, and how a step uses it."""
+    rule = config.update.name
+    return f"{kind(config)}/{config.optimizer.name}{'' if rule == 'alternating' else f'-{rule}'}"
 
 
 def pace_of(config: Config, paces: Mapping[str, Pace]) -> Pace | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ class Descent:
     """A number that shrinks at each step, with a loss that can turn bad."""
 
     loss_names = ("loss",)
+    gradients: ClassVar[dict[str, int]] = {}
 
     def __init__(self, bad_at: int | None = None) -> None:
         self.x, self.samples, self.bad_at, self.steps = torch.tensor(1000.0), 0, bad_at, 0

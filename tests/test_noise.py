@@ -123,9 +123,9 @@ def test_measured_gradients_are_those_of_training(name: str) -> None:
         return drawn[-1]
 
     task._cut = kept  # type: ignore[method-assign]
-    of_g, of_d = task.gradients(stream(0, "test"))
+    of_g, of_d = task.fresh_gradients(stream(0, "test"))
     other.optimizer_d.param_groups[0]["lr"] = 0.0
-    other._learn([drawn[0], drawn[-1]])
+    other._learn([[drawn[0], drawn[-1]]])
     trained = [*other.generator.parameters(), *other.discriminator.parameters()]
     for ours, parameter in zip([*of_g, *of_d], trained, strict=True):
         torch.testing.assert_close(ours, parameter.grad)
@@ -141,7 +141,7 @@ def test_measured_noise_is_that_of_many_batches(name: str, one_thread: None) -> 
     chance, n = stream(0, "test"), 800
     kept = copy.deepcopy(task.state())
     for _ in range(n):
-        for network, gradients in zip(("generator", "discriminator"), task.gradients(chance), strict=True):
+        for network, gradients in zip(("generator", "discriminator"), task.fresh_gradients(chance), strict=True):
             g = torch.cat([gradient.flatten() for gradient in gradients]).double()
             first, second = sums.setdefault(network, [torch.zeros_like(g), torch.zeros(1, dtype=torch.float64)])
             first += g

@@ -1,48 +1,35 @@
-"""Training a GAN with two time scales: one step is the discriminator's updates, then the generator's."""
+"""Training a GAN with two time scales, by whichever update rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from cbs import models, optim
+from cbs import models, updates
 from cbs.data.sampler import Batch, Pictures, Sampler
-from cbs.machine import arithmetic
 from cbs.models.batch_norm import synchronise
-from cbs.models.biggan import orthogonality
-from cbs.models.modes import Average, evaluating, untracked
+from cbs.models.modes import Average, evaluating
 from cbs.parallel import ALONE, Team
 from cbs.schema import BigGANConfig, Config
 from cbs.streams import stream
-from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
+from cbs.tasks.draws import Draw, Draws
+from cbs.tasks.pair import Pair, given
 from cbs.tasks.replay import Replay
+from cbs.updates.game import optimizer_tensors, place
 
 # Images generated at once for an evaluation, in pixels: a constant, because it shapes rounding.
 _CHUNK_PIXELS = 2**19
 
 
-class Draw(NamedTuple):
-    """All that is random of one network's update on one part of the batch: n latents (and real images).
+class GAN(Pair):
+    """Two networks, their optimizers, their data and the rule that moves them.
 
-    fake_labels, labels: (n,) int64, of a conditional pair only. mix: (n, 1, 1, 1), of a gradient penalty only.
+    Implements cbs.loop.Task, and for the rule cbs.updates.game.Game.
     """
-
-    latents: torch.Tensor
-    fake_labels: torch.Tensor | None
-    images: torch.Tensor | None
-    labels: torch.Tensor | None
-    mix: torch.Tensor | None
-
-
-Draws = list[list[Draw]]
-"""A step's: for each of the discriminator's updates, then for the generator's, one draw per part of the batch."""
-
-
-class GAN:
-    """A generator, a discriminator, their optimizers and their data (implements cbs.loop.Task)."""
 
     loss_names = ("loss_discriminator", "loss_generator")
 
@@ -52,6 +39,7 @@ class GAN:
         self.model = config.model
         self.b = config.batch_size.initial
         self.device = device
+        self._seed = seed
         self._team = team
         self._mode = config.target.generator
         self._precision = config.precision
@@ -74,17 +62,18 @@ class GAN:
         if shadow is not None:
             decay, start = config.target.ema_decay, config.target.ema_start_step
             self.average = Average(shadow, self.generator, decay, start)
-        self._g = list(self.generator.parameters())
-        self._d = list(self.discriminator.parameters())
-        self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
-        self.optimizer_d = optim.build(config.optimizer, self._d, config.optimizer.lr_discriminator)
+        self._seat(config.optimizer)
+        self._rule = updates.build(config.update, self.players, seed)
+        self._steps = 0
         self.sampler = Sampler(data.images, seed, device, data.labels if self._classes else None)
         self._latent = stream(seed, "latent", device=device)
         self._label = stream(seed, "fake labels", device=device)
         self._mix = stream(seed, "gradient penalty", device=device)
         small = self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
         alone = team.size == 1 and len(self._parts) == 1
-        self._replay = Replay(self._learn, self._tensors) if device.type == "cuda" and small and alone else None
+        self._replay = None
+        if device.type == "cuda" and small and alone:
+            self._replay = Replay(self._learn, self._tensors, lambda: self.gradients)
 
     @property
     def samples(self) -> int:
@@ -94,133 +83,81 @@ class GAN:
     def sizes(self) -> dict[str, int]:
         return {"generator": models.count(self.generator), "discriminator": models.count(self.discriminator)}
 
+    @property
+    def set_size(self) -> int:
+        return len(self.sampler.images)
+
     def step(self) -> tuple[torch.Tensor, ...]:
-        """Update the discriminator `critic_steps` times, then the generator once."""
-        draws = [self._draw(real=True) for _ in range(self.model.critic_steps)]
-        draws.append(self._draw(real=False) if isinstance(self.model, BigGANConfig) else draws[-1])
+        """Move both networks by the update rule."""
+        draws = self._rule.draw(self)
         losses = self._learn(draws) if self._replay is None else self._replay(draws)
+        self._steps += 1
         if self.average is not None:
-            self.average.follow(self.sampler.consumed // (self.b * self.model.critic_steps))
+            self.average.follow(self._steps)
         return losses
+
+    def _learn(self, draws: list[Draws]) -> tuple[torch.Tensor, ...]:
+        """The step itself: a function of what was drawn and of the tensors that `_tensors` lists."""
+        return self._rule.learn(self, draws)
+
+    def draw(self) -> Draws:
+        """`critic_steps` batches for the discriminator, and what the generator's update needs beside them."""
+        draws = [self._draw(real=True) for _ in range(self.model.critic_steps)]
+        return [*draws, self._draw(real=False) if isinstance(self.model, BigGANConfig) else draws[-1]]
 
     def _draw(self, real: bool) -> list[Draw]:
         """What one update needs, part by part; `real` images for the discriminator's."""
         batches = self.sampler.draw(self.b, self._parts) if real else None
-        return self._cut(batches, self._latent, self._label, self._mix)
+        return self._cut(self.b, self._parts, batches, self._latent, self._label, self._mix)
 
     def _cut(
-        self, batches: list[Batch] | None, latent: torch.Generator, label: torch.Generator, mixing: torch.Generator
+        self,
+        b: int,
+        parts: Sequence[slice],
+        batches: list[Batch] | None,
+        latent: torch.Generator,
+        label: torch.Generator,
+        mixing: torch.Generator,
     ) -> list[Draw]:
-        """Real images, if there are any, and what is drawn beside them for the whole batch, part by part."""
-        z = torch.randn(self.b, self.model.latent, generator=latent, device=self.device)
+        """Real images, if there are any, and what is drawn beside them for the whole batch of b, part by part."""
+        z = torch.randn(b, self.model.latent, generator=latent, device=self.device)
         y = mix = None
         if self._classes:
-            y = torch.randint(self._classes, (self.b,), generator=label, device=self.device)
+            y = torch.randint(self._classes, (b,), generator=label, device=self.device)
         if batches and self.model.penalty:
-            mix = torch.rand(self.b, 1, 1, 1, generator=mixing, device=self.device)
-        pictures: Sequence[Batch | tuple[None, None]] = batches or [(None, None)] * len(self._parts)
+            mix = torch.rand(b, 1, 1, 1, generator=mixing, device=self.device)
+        pictures: Sequence[Batch | tuple[None, None]] = batches or [(None, None)] * len(parts)
         return [
-            Draw(z[part], y if y is None else y[part], images, labels, mix if mix is None else mix[part])
-            for part, (images, labels) in zip(self._parts, pictures, strict=True)
+            Draw(z[part], y if y is None else y[part], images, labels, mix if mix is None else mix[part], b)
+            for part, (images, labels) in zip(parts, pictures, strict=True)
         ]
 
-    def gradients(self, chance: torch.Generator) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def _pick(self, indices: torch.Tensor, parts: Sequence[slice], chance: torch.Generator) -> Draws:
+        """One batch, of these images, for each network; all else that is random comes from `chance`, on the device."""
+        b, pictures = len(indices), self.sampler.pick(indices, parts)
+        update = self._cut(b, parts, pictures, chance, chance, chance)
+        last = self._cut(b, parts, None, chance, chance, chance) if isinstance(self.model, BigGANConfig) else update
+        return [update, last]
+
+    def whole(self, micro_batch: int | None, count: int) -> Iterator[tuple[float, Draws]]:
+        """The data set in even parts, as cbs.updates.game has it, each image with noise of its own."""
+        chance = stream(self._seed, "snapshot noise", count, device=self.device)
+        for part in ALONE.parts(self.set_size, micro_batch or self.micro_batch or self.b):
+            indices = torch.arange(part.start, part.stop, device=self.device)
+            n = len(indices)
+            yield n / self.set_size, self._pick(indices, self._team.parts(n, n), chance)
+
+    def fresh_gradients(self, chance: torch.Generator) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """The generator's and the discriminator's gradient, each one tensor per parameter, of one fresh batch.
 
         Both at the networks as they are. chance: all that is random comes from it, images drawn with replacement; on
-        the device. Only the networks' buffers move, as in a step. Of one process's trials only.
+        the device. Only the networks' buffers move, as in a step; nothing is counted. Of one process's trials only.
         """
-        indices = torch.randint(len(self.sampler.images), (self.b,), generator=chance, device=self.device)
-        update = self._cut(self.sampler.pick(indices, self._parts), chance, chance, chance)
-        last = self._cut(None, chance, chance, chance) if isinstance(self.model, BigGANConfig) else update
-        fakes: list[torch.Tensor] = []
-        of_d, _ = self._gradient(self._d, self._critic_losses(update, fakes))
-        of_g, _ = self._gradient(self._g, self._generator_losses(last, fakes))
+        indices = torch.randint(self.set_size, (self.b,), generator=chance, device=self.device)
+        counted = self.gradients.copy()
+        of_d, of_g = (turn.gradient for turn in self.turns(self._pick(indices, self._parts, chance)))
+        self.gradients = counted
         return of_g, of_d
-
-    def _learn(self, draws: Draws) -> tuple[torch.Tensor, ...]:
-        """The step itself: a function of what was drawn and of the networks' and optimizers' tensors."""
-        *critic, last = draws
-        fakes: list[torch.Tensor] = []
-        for update in critic:
-            fakes = []
-            loss_d = self._descend(self.optimizer_d, self._d, self._critic_losses(update, fakes))
-        loss_g = self._descend(self.optimizer_g, self._g, self._generator_losses(last, fakes))
-        return loss_d, loss_g
-
-    def _critic_losses(self, update: list[Draw], fakes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The discriminator's loss on each part; leaves the fakes, if the generator's update is to go on from them."""
-        for draw in update:
-            assert draw.images is not None
-            with arithmetic(self.device, self._precision):
-                fake = self._fake_for_critic(draw, fakes, last=len(update) == 1)
-                loss = self._critic_loss(draw, draw.images, fake)
-            yield loss
-
-    def _fake_for_critic(self, draw: Draw, fakes: list[torch.Tensor], last: bool) -> torch.Tensor:
-        if isinstance(self.model, BigGANConfig) or self.model.redraw_fakes:
-            with torch.no_grad():
-                return self.generator(*_of(draw.latents, draw.fake_labels))
-        if last:
-            fakes.append(self.generator(draw.latents))
-            return fakes[0].detach()
-        # The graphs of all parts wouldn't fit: the generator's update makes the same fakes again, and only it
-        # may move the running statistics.
-        with torch.no_grad(), untracked(self.generator):
-            return self.generator(draw.latents)
-
-    def _critic_loss(self, draw: Draw, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.model, BigGANConfig):  # one pass over both, as the authors': nothing mixes images there
-            assert draw.labels is not None
-            assert draw.fake_labels is not None
-            labels = torch.cat([draw.labels, draw.fake_labels])
-            of_real, of_fake = self.discriminator(torch.cat([real, fake]), labels).split(len(real))
-        else:
-            of_real, of_fake = self.discriminator(real), self.discriminator(fake)
-        loss = discriminator_loss(self.model.loss, of_real, of_fake)
-        if draw.mix is not None:
-            penalty = gradient_penalty(lambda x: self.discriminator(*_of(x, draw.labels)), real, fake, draw.mix)
-            loss = loss + self.model.penalty * penalty
-        return loss
-
-    def _generator_losses(self, update: list[Draw], fakes: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-        for draw in update:
-            with arithmetic(self.device, self._precision):
-                fake = fakes[0] if fakes else self.generator(*_of(draw.latents, draw.fake_labels))
-                logits = self.discriminator(*_of(fake, draw.fake_labels))
-                loss = generator_loss(self.model.loss, logits)
-            yield loss
-
-    def _descend(
-        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], losses: Iterable[torch.Tensor]
-    ) -> torch.Tensor:
-        """One optimizer step along the gradient for these parameters only: the other network gets none."""
-        gradients, loss = self._gradient(parameters, losses)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = laid_out_as(parameter, gradient)
-        optimizer.step()
-        return loss
-
-    def _gradient(
-        self, parameters: list[nn.Parameter], losses: Iterable[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The gradient for one network's parameters, one tensor each, and the loss, detached, of the whole batch.
-
-        losses: the mean over each part of this process's share of the batch.
-        """
-        sums: list[torch.Tensor] = []
-        for part, mean in zip(self._parts, losses, strict=True):
-            loss = mean if part == slice(0, self.b) else mean * ((part.stop - part.start) / self.b)
-            terms = [*torch.autograd.grad(loss, parameters, torch.ones_like(loss)), loss.detach()]
-            if sums:
-                torch._foreach_add_(sums, terms)
-            else:
-                sums = terms
-        *gradients, loss = self._team.totals(sums)
-        if parameters is self._g and isinstance(self.model, BigGANConfig) and self.model.orthogonal_penalty:
-            penalty = self.model.orthogonal_penalty * orthogonality(self.generator)
-            torch._foreach_add_(gradients, torch.autograd.grad(penalty, parameters, materialize_grads=True))
-        return gradients, loss
 
     @torch.no_grad()
     def sample(self, count: int, noise: torch.Generator) -> Iterator[torch.Tensor]:
@@ -236,10 +173,10 @@ class GAN:
                 n = min(chunk, count - start)
                 z = torch.randn(n, self.model.latent, generator=noise).to(self.device)
                 y = torch.randint(self._classes, (n,), generator=noise).to(self.device) if self._classes else None
-                yield network(*_of(z, y))
+                yield network(*given(z, y))
 
     def finite(self) -> bool:
-        norms = torch._foreach_norm([p.detach() for p in (*self._g, *self._d)])
+        norms = torch._foreach_norm([p.detach() for player in self.players for p in player.parameters])
         return bool(torch.stack(norms).isfinite().all())
 
     def _networks(self) -> dict[str, nn.Module]:
@@ -248,12 +185,8 @@ class GAN:
 
     def _tensors(self) -> list[torch.Tensor]:
         """Every tensor that a step changes in place."""
-        networks = [self.generator, self.discriminator]
-        tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
-        for optimizer in (self.optimizer_g, self.optimizer_d):
-            values = [v for held in (*optimizer.state.values(), *optimizer.param_groups) for v in held.values()]
-            tensors += [value for value in values if isinstance(value, torch.Tensor)]
-        return [t.detach() for t in tensors]
+        moments = [tensor for player in self.players for tensor in optimizer_tensors(player.optimizer)]
+        return [t.detach() for t in (*place(self.players), *moments, *self._rule.tensors())]
 
     def state(self) -> dict[str, Any]:
         return {
@@ -264,6 +197,9 @@ class GAN:
             "label": self._label.get_state(),
             "mix": self._mix.get_state(),
             "consumed": self.sampler.consumed,
+            "steps": self._steps,
+            "gradients": dict(self.gradients),
+            "rule": self._rule.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -276,21 +212,10 @@ class GAN:
             self._label.set_state(state["label"])
         self._mix.set_state(state["mix"])
         self.sampler.seek(state["consumed"])
+        # Checkpoints of before there were other rules: of alternating steps.
+        self._steps = state.get("steps", state["consumed"] // (self.b * self.model.critic_steps))
+        counted = {"generator": self._steps * self.b, "discriminator": state["consumed"]}
+        self.gradients = Counter(state.get("gradients", counted))
+        self._rule.load(state.get("rule", {}))
         if self._replay is not None:
             self._replay.forget()
-
-
-def _of(x: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-    """What a network is given: labels only where it is conditioned on them."""
-    return (x,) if labels is None else (x, labels)
-
-
-def laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient that lies in memory as its parameter does.
-
-    Fused optimizers read it so. What a convolution's second derivative returns doesn't lie like that, and only
-    `backward` would have laid it out.
-    """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)

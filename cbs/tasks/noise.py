@@ -41,7 +41,7 @@ def measure(task: GAN, seed: int, step: int, batches: int) -> dict[str, Noise]:
     try:
         rows = [_room(network, batches) for network in networks.values()]
         for k in range(batches):
-            for of_network, gradients in zip(rows, task.gradients(chance), strict=True):
+            for of_network, gradients in zip(rows, task.fresh_gradients(chance), strict=True):
                 for of_parameter, gradient in zip(of_network, gradients, strict=True):
                     of_parameter[k].copy_(gradient.flatten())
             _put_back(buffers, kept)  # every batch meets the same networks

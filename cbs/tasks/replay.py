@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
-if TYPE_CHECKING:
-    from cbs.tasks.gan import Draw, Draws
+from cbs.tasks.draws import Draws
 
 # Optimizers make their state, and AdaBelief its rectification, in the first steps: these are not recorded.
 _PLAIN_STEPS = 16
@@ -27,10 +28,13 @@ class Replay:
     """Up to this many pixels in a batch, launching takes a time that counts."""
 
     def __init__(
-        self, learn: Callable[[Draws], tuple[torch.Tensor, ...]], changed: Callable[[], list[torch.Tensor]]
+        self,
+        learn: Callable[[list[Draws]], tuple[torch.Tensor, ...]],
+        changed: Callable[[], list[torch.Tensor]],
+        counted: Callable[[], Counter[str]],
     ) -> None:
-        """changed: every tensor that `learn` changes in place."""
-        self._learn, self._changed = learn, changed
+        """changed: every tensor that `learn` changes in place. counted: what it adds to on the host, always as much."""
+        self._learn, self._changed, self._counted = learn, changed, counted
         self.forget()
 
     def forget(self) -> None:
@@ -39,8 +43,9 @@ class Replay:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[torch.Tensor] = []
         self._losses: tuple[torch.Tensor, ...] = ()
+        self._adds: Counter[str] = Counter()
 
-    def __call__(self, draws: Draws) -> tuple[torch.Tensor, ...]:
+    def __call__(self, draws: list[Draws]) -> tuple[torch.Tensor, ...]:
         if self._plain_left:
             self._plain_left -= 1
             return self._learn(draws)
@@ -50,13 +55,15 @@ class Replay:
         for kept, fresh in zip(self._inputs, tensors(draws), strict=True):
             kept.copy_(fresh)
         self._graph.replay()
+        self._counted().update(self._adds)
         return tuple(loss.clone() for loss in self._losses)
 
-    def _record(self, draws: Draws) -> None:
+    def _record(self, draws: list[Draws]) -> None:
         """Record one step; the training's state is afterwards what it was before."""
         own, self._inputs = kept_apart(draws)
         changed = self._changed()
         before = [tensor.clone() for tensor in changed]
+        counted = self._counted().copy()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -67,22 +74,20 @@ class Replay:
         # Of this thread only: another one may be copying the next batch meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._losses = self._learn(own)
+        added = self._counted() - counted
+        self._counted().subtract(added)
+        self._adds = Counter({name: n // (_WARM_UP + 1) for name, n in added.items()})
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
 
 
-def tensors(draws: Draws) -> list[torch.Tensor]:
+def tensors(draws: Any) -> list[torch.Tensor]:
     """The tensors of a step's draws, each once, in a fixed order."""
-    found = {id(t): t for update in draws for draw in update for t in draw if t is not None}
+    found = {id(t): t for t in tree_leaves(draws) if isinstance(t, torch.Tensor)}
     return list(found.values())
 
 
-def kept_apart(draws: Draws) -> tuple[Draws, list[torch.Tensor]]:
+def kept_apart(draws: list[Draws]) -> tuple[list[Draws], list[torch.Tensor]]:
     """Copies of a step's draws that stay in place: with their structure, and as the list that `tensors` gives."""
     copies = {id(t): t.clone() for t in tensors(draws)}
-
-    def copied(draw: Draw) -> Draw:
-        return type(draw)(*(t if t is None else copies[id(t)] for t in draw))  # type: ignore[arg-type]
-
-    updates = {id(update): [copied(draw) for draw in update] for update in draws}
-    return [updates[id(update)] for update in draws], list(copies.values())
+    return tree_map(lambda leaf: copies.get(id(leaf), leaf), draws), list(copies.values())

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from cbs import optim
 from cbs.data.sampler import draw_together
 from cbs.models.modes import Average
 from cbs.models.stacked import stacked
 from cbs.parallel import ALONE
 from cbs.schema import Config
-from cbs.tasks.gan import GAN, Draw
+from cbs.tasks.draws import Draw
+from cbs.tasks.gan import GAN
 from cbs.tasks.losses import discriminator_loss, gradient_penalty
 from cbs.tasks.replay import Replay
+from cbs.updates.rule import Alternating
 
 _OPTIMIZERS = ("optimizer_g", "optimizer_d")
 
@@ -44,13 +45,15 @@ class Stack(GAN):
             shadow, kept = stacked(averages), stacked(averages)
             self.average = Average(shadow, self.generator, config.target.ema_decay, config.target.ema_start_step)
             shadow.load_state_dict(kept.state_dict())
-        self._g, self._d = list(self.generator.parameters()), list(self.discriminator.parameters())
-        self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
-        self.optimizer_d = optim.build(config.optimizer, self._d, config.optimizer.lr_discriminator)
+        self._seat(config.optimizer)
+        self._rule = Alternating(self.players)
+        self._steps, self.gradients = first._steps, first.gradients.copy()
         for name in _OPTIMIZERS:
             _load(getattr(self, name), _joined([getattr(member, name).state_dict() for member in members]))
         small = len(members) * self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
-        self._replay = Replay(self._learn, self._tensors) if self.device.type == "cuda" and small else None
+        self._replay = None
+        if self.device.type == "cuda" and small:
+            self._replay = Replay(self._learn, self._tensors, lambda: self.gradients)
 
     def step(self) -> tuple[torch.Tensor, ...]:
         """Each member's step; the losses are (R,), one per name."""
@@ -66,7 +69,7 @@ class Stack(GAN):
             drawn = [torch.rand(b, 1, 1, 1, generator=m._mix, device=self.device) for m in self.members]
             mix = _channels_last(torch.stack(drawn))
         images = _channels_last(draw_together([member.sampler for member in self.members], b))
-        return [Draw(latents, None, images, None, mix)]
+        return [Draw(latents, None, images, None, mix, b)]
 
     def _critic_loss(self, draw: Draw, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         of_real, of_fake = self.discriminator(torch.cat([real, fake.to(real.dtype)], 1)).unbind(1)
@@ -77,7 +80,9 @@ class Stack(GAN):
         return loss
 
     def give_back(self, optimizers: bool = False) -> None:
-        """Bring every member's networks up to date, and its optimizers too where they are asked for."""
+        """Bring every member's networks and counts up to date, and its optimizers too where they are asked for."""
+        for member in self.members:
+            member._steps, member.gradients = self._steps, self.gradients.copy()
         for name, network in self._networks().items():
             own = [member._networks()[name].state_dict() for member in self.members]
             for key, values in network.state_dict().items():
