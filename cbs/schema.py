@@ -41,7 +41,17 @@ class BigGANConfig(ModelConfig):
     orthogonal_penalty: float
 
 
-MODELS: dict[str, type[ModelConfig]] = {"dcgan": DCGANConfig, "wgan_gp": DCGANConfig, "biggan": BigGANConfig}
+@dataclass(frozen=True)
+class SAGANConfig(ModelConfig):
+    redraw_fakes: bool
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "dcgan": DCGANConfig,
+    "wgan_gp": DCGANConfig,
+    "biggan": BigGANConfig,
+    "sagan": SAGANConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,7 @@ class Config:
     stack: int | str
     paths: PathsConfig
     task: TaskConfig
-    model: DCGANConfig | BigGANConfig
+    model: DCGANConfig | BigGANConfig | SAGANConfig
     dataset: DatasetConfig
     optimizer: OptimizerConfig
     batch_size: BatchSizeConfig

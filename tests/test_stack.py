@@ -116,7 +116,7 @@ def test_a_stack_of_the_same_members_gives_the_same_bits_wherever_it_was_cut() -
 
 def test_only_what_can_be_stacked_is() -> None:
     assert stackable(config())
-    for no in ("model=biggan", "micro_batch=4", "micro_batch=auto", "gpus_per_trial=2", "stack=1"):
+    for no in ("model=biggan", "model=sagan", "micro_batch=4", "micro_batch=auto", "gpus_per_trial=2", "stack=1"):
         assert not stackable(config(no))
 
 
