@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from functools import cache
+from fractions import Fraction
+from functools import cache, partial
+from operator import mul
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from cbs.outcome import ABANDONED, BUDGET
-from cbs.target import Cadence
+from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric
+from cbs.target import Cadence, ImageCadence
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class DatasetConfig:
     split: str
     source: str | None
     corrupt: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,15 +165,22 @@ class TargetConfig:
     confirmations: int
     budget_steps: int
     grant_steps: int | None
+    every_epochs: float | None = None
+
+    @property
+    def direction(self) -> Metric:
+        """The target's metric: its title, and which side of a threshold is the better one."""
+        return METRICS[self.metric]
+
+    @property
+    def hardest(self) -> float:
+        """The threshold that is passed last: a run goes on to it."""
+        return self.direction.hardest(self.thresholds)
 
     @property
     def asked_steps(self) -> int:
         """How far a run may go: to its budget, or so far as it was granted."""
         return self.budget_steps if self.grant_steps is None else self.grant_steps
-
-    @property
-    def cadence(self) -> Cadence:
-        return Cadence(self.every_steps, self.first_steps, self.precision)
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,17 @@ class Config:
         return replace(self, target=replace(self.target, grant_steps=steps))
 
     @property
+    def cadence(self) -> Cadence | ImageCadence:
+        """When its runs are evaluated."""
+        target, images = self.target, self.dataset.images
+        if target.every_epochs is None:
+            return Cadence(target.every_steps, target.first_steps, target.precision)
+        assert images is not None
+        # As it is written: 6.4 epochs of 50,000 images are 320,000 exactly.
+        every = Fraction(str(target.every_epochs)) * images
+        return ImageCadence(every, partial(mul, self.batch_size.initial * self.model.critic_steps))
+
+    @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
 
@@ -232,8 +253,15 @@ ADDED = {
 }
 ADDED_TO_GROUPS: dict[str, dict[str, Any]] = {
     "model": {"batch_norm": "global"},
-    "dataset": {"corrupt": "refuse"},
-    "target": {"extra": [], "generator": "eval", "ema_decay": 0.9999, "ema_start_step": 0, "grant_steps": None},
+    "dataset": {"corrupt": "refuse", "images": None},
+    "target": {
+        "extra": [],
+        "generator": "eval",
+        "ema_decay": 0.9999,
+        "ema_start_step": 0,
+        "grant_steps": None,
+        "every_epochs": None,
+    },
 }
 
 
@@ -258,9 +286,9 @@ def _rebuilt(schema: Any, plain: Any) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sweep asks of a trial beyond its trajectory: its thresholds, and where it may stop.
+    """What a sweep asks of a trial beyond its trajectory: its thresholds, the easiest first, and where it may stop.
 
-    last_step: the last evaluation within the budget, or within the grant. A run that is above a threshold there
+    last_step: the last evaluation within the budget, or within the grant. A run that is short of a threshold there
     is censored there, for `reason`: its budget, or "abandoned" where more of the budget may be granted.
     """
 
@@ -269,8 +297,9 @@ class Request:
     reason: str = BUDGET
 
     @classmethod
-    def of(cls, target: TargetConfig) -> Request:
-        thresholds = tuple(sorted(set(target.thresholds), reverse=True))
-        last_step = target.cadence.last(target.asked_steps)
-        whole = last_step == target.cadence.last(target.budget_steps)
+    def of(cls, config: Config) -> Request:
+        target, cadence = config.target, config.cadence
+        thresholds = tuple(target.direction.ordered(target.thresholds))
+        last_step = cadence.last(target.asked_steps)
+        whole = last_step == cadence.last(target.budget_steps)
         return cls(thresholds, last_step, BUDGET if whole else ABANDONED)
