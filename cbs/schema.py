@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from fractions import Fraction
-from functools import cache, partial
-from operator import mul
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -229,12 +227,9 @@ class Config:
     def cadence(self) -> Cadence | ImageCadence:
         """When its runs are evaluated."""
         target, images = self.target, self.dataset.images
-        if target.every_epochs is None:
+        if target.every_epochs is None or images is None:
             return Cadence(target.every_steps, target.first_steps, target.precision)
-        assert images is not None
-        # As it is written: 6.4 epochs of 50,000 images are 320,000 exactly.
-        every = Fraction(str(target.every_epochs)) * images
-        return ImageCadence(every, partial(mul, self.batch_size.initial * self.model.critic_steps))
+        return ImageCadence.of(target.every_epochs, images, self.batch_size.initial * self.model.critic_steps)
 
     @property
     def study_dir(self) -> Path:

@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from operator import mul
 
 from cbs.outcome import METRICS, Evaluation, Metric, Reached
 
@@ -64,6 +66,12 @@ class ImageCadence:
 
     every: Fraction
     consumed: Callable[[int], int]
+
+    @classmethod
+    def of(cls, epochs: float, images: int, consumed_by_a_step: int) -> ImageCadence:
+        """An evaluation every so many epochs of so many images each, at a constant batch size."""
+        every = Fraction(str(epochs)) * images  # as it is written: 6.4 epochs of 50,000 are 320,000 exactly
+        return cls(every, partial(mul, consumed_by_a_step))
 
     def following(self, step: int) -> int:
         """The first evaluation after `step`."""

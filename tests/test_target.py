@@ -122,7 +122,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
     epochs: float, images: int, b: int, critic_steps: int, k: int
 ) -> None:
     every = Fraction(str(epochs)) * images
-    cadence = ImageCadence(every, lambda step: step * b * critic_steps)
+    cadence = ImageCadence.of(epochs, images, b * critic_steps)
     at = math.ceil(k * every / (b * critic_steps))
     assert cadence.following(at - 1) == at
     assert cadence.last(at) == at
@@ -131,7 +131,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
 
 def test_the_thesiss_epochs() -> None:
     """5,000 iterations at b = 64 are 6.4 epochs of 50,000 images."""
-    cadence = ImageCadence(Fraction("6.4") * 50_000, lambda step: 64 * step)
+    cadence = ImageCadence.of(6.4, 50_000, 64)
     assert [cadence.following(at) for at in (0, 4999, 5000, 7500)] == [5000, 5000, 10_000, 10_000]
     assert cadence.last(500_000) == 500_000
     assert cadence.count(0, 500_000) == 100
