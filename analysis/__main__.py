@@ -203,7 +203,7 @@ def _beside(given: argparse.Namespace) -> Path:
 def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, list[Fit]]:
     """One study's fits at its threshold and at a quarter octave to an octave easier, for the figure.
 
-    None where its curves have targets of several metrics.
+    No thresholds where its curves have targets of several metrics.
     """
     if len(sources) != 1 or len({run.metric for run in sources[0].runs}) != 1:
         return {}

@@ -130,7 +130,7 @@ class Display:
 
 def measured(runs: Sequence[Run]) -> str:
     """What the values of these runs are of."""
-    return "/".join(dict.fromkeys(run.config.target.direction.title for run in runs)) or "FID"
+    return "/".join(dict.fromkeys(run.config.target.direction.title for run in runs)) or "value"
 
 
 def _shown(metric: Metric, value: float | None) -> str:
