@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "predict", help="b* measured, fitted, by closed form and by noise scale; what each costs"
     )
     predict.add_argument("study", nargs="+", type=Path, help="studies' folders, as in results/quickstart")
-    predict.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the lowest shared)")
+    predict.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the hardest shared)")
     predict.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
     predict.add_argument("--json", action="store_true", help='one object, {"unit": …, "answers": […], "note": …}')
     predict.set_defaults(run=_predict, csv=[], growing_spread=False)
@@ -95,7 +95,7 @@ def _sources(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a CSV or Parquet file with columns batch_size, steps, outcome (see README)",
     )
-    command.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the lowest shared)")
+    command.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the hardest shared)")
     command.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
     command.add_argument("--growing-spread", action="store_true", help="let the spread between seeds grow towards b0")
 
@@ -201,15 +201,20 @@ def _beside(given: argparse.Namespace) -> Path:
 
 
 def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, list[Fit]]:
-    """One study's fits at its threshold and at a quarter octave to an octave above, for the figure."""
-    if len(sources) != 1 or not sources[0].runs:
+    """One study's fits at its threshold and at a quarter octave to an octave easier, for the figure.
+
+    No thresholds where its curves have targets of several metrics.
+    """
+    if len(sources) != 1 or len({run.metric for run in sources[0].runs}) != 1:
         return {}
     source = sources[0]
     from analysis.fit import fit_all
     from analysis.targets import curves_at
 
-    lowest = max(min(run.result.outcomes) for run in source.runs)
-    thresholds = [lowest, *(float(f"{lowest * 2**k:.3g}") for k in (0.25, 0.5, 0.75, 1))]
+    metric = source.runs[0].metric
+    hardest = metric.ordered(run.hardest for run in source.runs)[0]
+    octaves = [-k if metric.rising else k for k in (0.25, 0.5, 0.75, 1)]
+    thresholds = [hardest, *(float(f"{hardest * 2**k:.3g}") for k in octaves)]
     return {t: fit_all(curves_at(source.runs, source.path, t), growing_spread) for t in thresholds}
 
 

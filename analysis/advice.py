@@ -221,7 +221,7 @@ def _data(fit: Fit) -> list[str]:
     first = reached[reached["lower"] == 0]
     if len(first):
         found.append(
-            f"{len(first)} of {len(frame)} runs were below the target at their first evaluation: "
+            f"{len(first)} of {len(frame)} runs had passed the target at their first evaluation: "
             "only an upper end of their N is known; evaluate earlier."
         )
     wild = _wild(reached)

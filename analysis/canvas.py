@@ -96,9 +96,18 @@ def legend(axes: Axes, fits: list[Fit]) -> None:
 
 
 def target(fits: list[Fit]) -> str:
-    thresholds = sorted({one.curve.threshold for one in fits if one.curve.threshold is not None})
-    metric = "FID ≤" if all(one.curve.group for one in fits) else "≤"
-    return f"target: {metric} {', '.join(f'{t:g}' for t in thresholds)}" if thresholds else ""
+    """What these curves' steps lead to, as in "target: FID ≤ 4, 5"."""
+    found: dict[str, list[float]] = {}
+    for one in fits:
+        if one.curve.threshold is not None:
+            found.setdefault(one.curve.side, []).append(one.curve.threshold)
+    told = (f"{side} {', '.join(f'{t:g}' for t in sorted(set(known)))}" for side, known in found.items())
+    return f"target: {'; '.join(told)}" if found else ""
+
+
+def titles(fits: list[Fit]) -> str:
+    """What the values of these curves are of, as in "FID"."""
+    return ", ".join(dict.fromkeys(one.curve.metric.title for one in fits if one.curve.metric)) or "value"
 
 
 def size_ticks(axes: Axes, fits: list[Fit]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cbs.errors import InputError, nearest
+from cbs.outcome import Metric
 
 if TYPE_CHECKING:
     from analysis.fit import Fit
@@ -38,6 +39,7 @@ class Curve:
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
     read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
     runs that an adaptive sweep had no more use for, before their budget was spent.
+    metric: what crosses the threshold; None where a file doesn't say, and less is taken to be better.
     spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
     """
@@ -52,12 +54,23 @@ class Curve:
     unconfirmed: int = 0
     spent: pd.DataFrame | None = field(default=None, repr=False)
     abandoned: int = 0
+    metric: Metric | None = None
 
     @property
     def name(self) -> str:
         """The label as people write it."""
         first, _, rest = self.label.partition(" ")
         return f"{NAMES.get(first, first)} {rest}".strip()
+
+    @property
+    def side(self) -> str:
+        """What stands before a threshold: "FID ≤", or "≤" where the metric isn't known."""
+        return "≤" if self.metric is None else f"{self.metric.title} {self.metric.sign}"
+
+    @property
+    def target(self) -> str:
+        """As in "FID ≤ 4"; "" where there is no threshold."""
+        return "" if self.threshold is None else f"{self.side} {self.threshold:g}"
 
     @property
     def batch_sizes(self) -> list[int]:

@@ -99,6 +99,7 @@ def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
     """b* against the threshold: fitted with its interval, measured as stars."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     names = {one.curve.label: canvas.short_name(one) for fits in thresholds.values() for one in fits}
+    sides = " or ".join(dict.fromkeys(one.curve.side for fits in thresholds.values() for one in fits))
     at = sorted(thresholds)
     for i, label in enumerate(names):
         found = [next((one for one in thresholds[t] if one.curve.label == label), None) for t in at]
@@ -122,7 +123,7 @@ def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
         axes.plot(
             [t for t, _ in measured], [b for _, b in measured], ls="", marker="*", ms=9, color=colour, mec=INK, mew=0.5
         )
-    axes.set(xlabel="threshold (FID ≤)", ylabel="critical batch size b*", xscale="log")
+    axes.set(xlabel=f"threshold ({sides})", ylabel="critical batch size b*", xscale="log")
     if any(one.measured_b_star is not None for fits in thresholds.values() for one in fits):
         axes.set_yscale("log", base=2)
     else:
@@ -164,15 +165,19 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
 def crossings(evaluations: pd.DataFrame, one: Fit) -> Figure:
     """A curve's trajectories near the target, and the bracket in which each run crossed it."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
-    threshold = one.curve.threshold
+    threshold, metric = one.curve.threshold, one.curve.metric
     assert threshold is not None
+    assert metric is not None
+    # The brackets lie beyond the threshold, where trajectories end.
+    away = 1 / 0.955 if metric.rising else 0.955
+    edge = threshold * (1 / 0.82 if metric.rising else 0.82)
     sizes = one.curve.batch_sizes
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.88, len(sizes)))
     reached = one.curve.frame[(one.curve.frame["outcome"] == "reached") & one.curve.frame["lower"].notna()]
     for k, (b, shade) in enumerate(zip(sizes, shades, strict=True)):
         for _, run in evaluations[evaluations["batch_size"] == b].groupby("seed"):
             axes.plot(run["step"], run["value"], color=shade, lw=0.7, alpha=0.6)
-        depth = threshold * 0.82 * 0.955**k
+        depth = edge * away**k
         for _, run in reached[reached["batch_size"] == b].iterrows():
             axes.plot([max(run["lower"], 1), run["steps"]], [depth, depth], color=shade, lw=3.5, solid_capstyle="butt")
         axes.plot([], [], color=shade, lw=3, label=f"b = {b:g}")
@@ -181,10 +186,10 @@ def crossings(evaluations: pd.DataFrame, one: Fit) -> Figure:
         xscale="log",
         yscale="log",
         xlabel="steps",
-        ylabel="FID",
-        ylim=(threshold * 0.82 * 0.955 ** len(sizes), threshold * 5),
+        ylabel=metric.title,
+        ylim=sorted((edge * away ** len(sizes), threshold / 5 if metric.rising else threshold * 5)),
     )
     plain_ticks(axes)
     axes.set_title(f"{canvas.short_name(one)}: crossings (bars: the bracket of each run)")
-    axes.legend(fontsize=7, loc="lower left")
+    axes.legend(fontsize=7, loc="upper left" if metric.rising else "lower left")
     return figure

@@ -195,7 +195,7 @@ def _line(axes: Axes, one: Fit, colour: str, dashes: Any, of: Any) -> None:
 
 
 def metric_against_steps(evaluations: dict[str, pd.DataFrame], fits: list[Fit]) -> Figure:
-    """FID against steps, one panel per curve, one shade per batch size: median over seeds, and every seed faint."""
+    """The metric against steps, a panel per curve, a shade per batch size: median over seeds, and every seed faint."""
     columns = min(len(fits), 3)
     rows = -(-len(fits) // columns)
     figure, grid = plt.subplots(
@@ -226,7 +226,7 @@ def metric_against_steps(evaluations: dict[str, pd.DataFrame], fits: list[Fit]) 
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()
     figure.supxlabel("steps", fontsize=9)
-    figure.supylabel("FID", fontsize=9)
+    figure.supylabel(canvas.titles(fits), fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
     return figure

@@ -176,6 +176,7 @@ class Fit:
             "label": self.curve.label,
             "optimizer": self.curve.optimizer,
             "threshold": self.curve.threshold,
+            "target": self.curve.target,
             "runs": len(self.curve.frame),
         }
         return {**head, **found, **intervals, "log_likelihood": self.log_likelihood, "notes": self.notes}

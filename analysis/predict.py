@@ -41,8 +41,8 @@ def predict(sources: Sequence[Source], found: Theory | None) -> list[Answer]:
     costs = {one.curve.name: sum(map(device_hours, runs)) for one, runs in pairs}
     answers = []
     for one, runs in pairs:
-        name, threshold = one.curve.name, one.curve.threshold
-        target = "" if threshold is None else f" to ≤ {threshold:g}"
+        name = one.curve.name
+        target = f" to {one.curve.target}" if one.curve.target else ""
         every = f"all {len(runs)} runs{target}"
         answers.append(Answer(name, "measured", one.measured_b_star, (None, None), costs[name], every))
         answers.append(Answer(name, "fitted", one.b_star, one.b_star_ci, costs[name], every))

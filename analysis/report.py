@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import answer, canvas, figures, predict, summary
 from analysis.fit import Fit
-from analysis.studies import Source, trajectories
+from analysis.studies import Run, Source, trajectories
 from analysis.tables import write_tables
 from analysis.theory import Theory, theory
 from cbs import __version__
@@ -34,10 +34,10 @@ _CAPTIONS = {
     "pareto_energy": "The same against the energy that the device drew.",
     "profile": "How compatible each b* is with the runs, by profile likelihood.",
     "probability": "How often each b has the least N·b: runs drawn again (bars), the refitted form (dashes).",
-    "targets": "b* against the threshold; crossings above the trained one are read off trajectories, unconfirmed.",
+    "targets": "b* against the threshold; crossings of easier ones are read off trajectories, unconfirmed.",
     "forms": "Forms of N(b), the preferred first.",
     "crossings": "Trajectories near the target and the bracket in which each run crossed it.",
-    "metric": "FID against steps: medians over seeds, every run faint.",
+    "metric": "The metric against steps: medians over seeds, every run faint.",
 }
 _GROUPS = {
     "The paper's figures": ("metric", "steps_to_target", "sfo", "estimated"),
@@ -154,8 +154,12 @@ def _trials(source: Source, beside: Path) -> list[dict[str, Any]]:
             },
         )
         link = Path(os.path.relpath(run.folder.path, beside)).as_posix()
-        trial["runs"].append({"seed": run.folder.seed, "told": told(run.result.outcomes), "link": link})
+        trial["runs"].append({"seed": run.folder.seed, "told": _told(run), "link": link})
     return list(trials.values())
+
+
+def _told(run: Run) -> str:
+    return f"{run.metric.title} {told(run.result.outcomes, run.metric)}"
 
 
 def refuse_folder(out: Path) -> None:

@@ -16,7 +16,7 @@ from analysis.curves import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
 from cbs.key import curve_identity
 from cbs.labels import labels
-from cbs.outcome import ABANDONED, Censored, Evaluation, Outcome, Reached
+from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ class Run:
     def group(self) -> str:
         """The curve that it is a point of."""
         return curve_identity(self.config)
+
+    @property
+    def metric(self) -> Metric:
+        """What crosses its thresholds."""
+        return METRICS[self.config["target"]["metric"]]
+
+    @property
+    def hardest(self) -> float:
+        """The threshold, of all that it was ever asked for, that is passed last."""
+        return self.metric.hardest(self.result.outcomes)
 
     @cached_property
     def trajectory(self) -> list[Evaluation]:
@@ -76,7 +86,7 @@ class Run:
             return "(no environment.json)"
         arguments = self.environment["command"][1:]
         if threshold is not None:
-            asked = sorted({*self.result.outcomes, threshold}, reverse=True)
+            asked = self.metric.ordered([*self.result.outcomes, threshold])
             arguments = [a for a in arguments if not a.startswith("target.thresholds=")]
             arguments.append(f"target.thresholds=[{','.join(f'{t:g}' for t in asked)}]")
         return shlex.join(["python", "-m", "cbs.run", *arguments])
@@ -117,7 +127,7 @@ def trial_config(path: Path) -> dict[str, Any]:
 
 
 def from_study(study: Path | str, threshold: float | None = None) -> list[Curve]:
-    """One curve per task and optimizer of a study, at one threshold (the lowest that all its runs share)."""
+    """One curve per task and optimizer of a study, at one threshold (the hardest that all its runs share)."""
     study = Path(study)
     return from_runs(read_study(study), study, threshold)
 
@@ -131,7 +141,8 @@ def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> l
         raise InputError(f"threshold is {threshold:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
     for members in groups.values():
         shared = set.intersection(*(set(run.result.outcomes) for run in members))
-        chosen = threshold if threshold is not None else min(shared or {t for r in members for t in r.result.outcomes})
+        known_here = shared or {t for run in members for t in run.result.outcomes}
+        chosen = threshold if threshold is not None else members[0].metric.hardest(known_here)
         asked = [run for run in members if chosen in run.result.outcomes]
         if asked:
             rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
@@ -164,7 +175,9 @@ def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, lef
     frame = pd.DataFrame(rows, columns=order).sort_values(["batch_size", "seed"])[list(COLUMNS)]
     spent = pd.DataFrame([run.spent() for run in runs if run.result.seconds["training"] > 0], columns=SPENT)
     frame = frame.reset_index(drop=True)
-    return Curve(optimizer["name"], "", frame, facts, threshold, first.group, left_out, spent=spent)
+    return Curve(
+        optimizer["name"], "", frame, facts, threshold, first.group, left_out, spent=spent, metric=first.metric
+    )
 
 
 def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:

@@ -38,10 +38,9 @@ def curves(fits: list[Fit]) -> Table:
         ],
     )
     for one in fits:
-        threshold = one.curve.threshold
         table.add(
             _named(one),
-            Cell("–" if threshold is None else f"≤ {threshold:g}", threshold),
+            Cell(one.curve.target or "–", one.curve.threshold),
             number(len(one.curve.frame)),
             number(one.censored),
             number(one.diverged),

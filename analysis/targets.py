@@ -14,25 +14,27 @@ from analysis.fit import Fit
 from analysis.studies import Run, curve_of, grouped, named, row_of
 from analysis.tables import Cell, Table, number
 from cbs.errors import InputError
-from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
+from cbs.outcome import METRICS, Censored, Diverged, Evaluation, Metric, Outcome, Reached
 from cbs.target import crossing
 
 
 def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = False) -> list[Curve]:
-    """The study's curves at a threshold at or above the lowest that each was trained for.
+    """The study's curves at a threshold no harder than the hardest that each was trained for.
 
     A run that was asked for this threshold keeps its confirmed outcome; the others' crossings are the first
-    evaluation at or below it, smoothed by a running median of three where asked. Curve.unconfirmed counts
-    crossings without the fresh-noise repeats that the target asks for. Raises InputError below the lowest
+    evaluation at or beyond it, smoothed by a running median of three where asked. Curve.unconfirmed counts
+    crossings without the fresh-noise repeats that the target asks for. Raises InputError past the hardest
     threshold, where the stop depended on the metric itself and the censoring would be informative.
     """
     found = []
     for members in grouped(runs).values():
-        lowest = max(min(run.result.outcomes) for run in members)
-        if threshold < lowest:
+        metric = members[0].metric
+        furthest = metric.ordered(run.hardest for run in members)[0]
+        if not metric.arrived(furthest, threshold):
             raise InputError(
-                f"threshold is {threshold:g}: runs of {study} stopped at {lowest:g}, so what they would have "
-                f"done below is unknown. To continue them: {members[0].command(threshold)}"
+                f"threshold is {threshold:g}: runs of {study} stopped at {furthest:g}, so what they would have "
+                f"done {'above' if metric.rising else 'below'} is unknown. "
+                f"To continue them: {members[0].command(threshold)}"
             )
         rows, unconfirmed, missing = [], 0, 0
         for run in members:
@@ -49,12 +51,13 @@ def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = F
     return named(found, runs)
 
 
-def from_evaluations(frame: pd.DataFrame, threshold: float) -> list[Curve]:
+def from_evaluations(frame: pd.DataFrame, threshold: float, metric: str | None = None) -> list[Curve]:
     """Curves from any tool's log of the metric: one row per evaluation.
 
     Columns batch_size, step, value, and optionally seed, optimizer, curve (as analysis.curves.from_frame has
-    them). A run reaches its target at the first evaluation at or below the threshold, is censored at its last
-    one, and diverged where a value is not finite before that. Raises InputError naming a missing column.
+    them). metric: a name of cbs.outcome.METRICS; without one, less is better. A run reaches its target at the first
+    evaluation at or beyond the threshold, is censored at its last one, and diverged where a value is not finite
+    before that. Raises InputError naming a missing column.
     """
     for column in ("batch_size", "step", "value"):
         if column not in frame:
@@ -71,11 +74,14 @@ def from_evaluations(frame: pd.DataFrame, threshold: float) -> list[Curve]:
         broken = run.loc[~np.isfinite(run["value"]), "step"]
         until = broken.iloc[0] if len(broken) else np.inf
         seen = [Evaluation(s, 0, 0.0, v) for s, v in zip(run["step"], run["value"], strict=True) if s < until]
-        found = crossing(seen, threshold, confirmations=0)
+        found = crossing(seen, threshold, 0, METRICS[metric or "fid"])
         missed = Diverged(int(until)) if len(broken) else Censored(int(run["step"].iloc[-1]))
         outcome, lower, steps = row_of(found if isinstance(found, Reached) else missed)
         rows.append({**dict(zip(apart, values, strict=True)), "outcome": outcome, "lower": lower, "steps": steps})
-    return from_frame(pd.DataFrame(rows).assign(threshold=threshold), "the evaluations")
+    curves = from_frame(pd.DataFrame(rows).assign(threshold=threshold), "the evaluations")
+    for curve in curves:
+        curve.metric = None if metric is None else METRICS[metric]
+    return curves
 
 
 def _incomplete(run: Run) -> bool:
@@ -89,42 +95,45 @@ def _outcome(run: Run, threshold: float, smoothed: bool) -> tuple[Outcome, bool]
     if threshold in run.result.outcomes and not smoothed:
         return run.result.outcomes[threshold], True
     evaluations = run.trajectory
-    seen = running_median(evaluations) if smoothed else evaluations
-    found = crossing(seen, threshold, confirmations=0)
+    seen = running_median(evaluations, run.metric) if smoothed else evaluations
+    found = crossing(seen, threshold, 0, run.metric)
     if isinstance(found, Reached):
         here = next(e for e in evaluations if e.step == found.first_below)
         needed = int(run.config["target"]["confirmations"])
-        confirmed = isinstance(crossing([here], threshold, needed), Reached)
+        confirmed = isinstance(crossing([here], threshold, needed, run.metric), Reached)
         return found, confirmed and not smoothed
-    last = run.result.outcomes[min(run.result.outcomes)]
+    last = run.result.outcomes[run.hardest]
     if isinstance(last, Diverged):
         return last, False
     return Censored(evaluations[-1].step), False
 
 
-def running_median(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def running_median(evaluations: Sequence[Evaluation], metric: Metric = METRICS["fid"]) -> list[Evaluation]:
     """Each value replaced by the median of itself and its neighbours.
 
     The last one's missing neighbour is its own fresh-noise repeat, else itself: a run that stopped because it
-    was below stays below. The first one's is the worse of the two that are known.
+    had arrived stays there. The first one's is the worse of the two that are known.
     """
     smooth = []
+    worse = min if metric.rising else max
     for i, e in enumerate(evaluations):
         near = [x.value for x in evaluations[max(i - 1, 0) : i + 2]]
         if i == len(evaluations) - 1:
             near.append(e.repeats[0] if e.repeats else e.value)
-        smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else max(near)))
+        smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else worse(near)))
     return smooth
 
 
 def table(at: dict[float, list[Fit]], smooth: dict[float, list[Fit]]) -> Table:
     """b* at each threshold, as crossed and as crossed by the running median."""
+    fits = [one for found in at.values() for one in found]
+    metric = fits[0].curve.metric
     made = Table(
         "targets",
         "b* as a function of the threshold; crossings read afterwards have no confirmation with fresh noise.",
         [
             "curve",
-            "FID ≤",
+            " or ".join(dict.fromkeys(one.curve.side for one in fits)),
             "runs",
             "censored",
             "unconfirmed",
@@ -134,7 +143,7 @@ def table(at: dict[float, list[Fit]], smooth: dict[float, list[Fit]]) -> Table:
             "fitted, smoothed (95 %)",
         ],
     )
-    for threshold in sorted(at, reverse=True):
+    for threshold in (metric or METRICS["fid"]).ordered(at):
         for one, other in zip(at[threshold], smooth[threshold], strict=True):
             made.add(
                 Cell(one.curve.name, one.curve.label),

@@ -47,7 +47,7 @@ def finish(config: Config) -> None:
     """Leave the record of a run that has reached its target."""
     folder = RunFolder(trial_folder(config), 0)
     write_trial(config, folder.trial)
-    last = Request.of(config.target).last_step
+    last = Request.of(config).last_step
     result = Result(
         key=folder.key,
         seed=0,

@@ -63,7 +63,7 @@ class Attempt(Recording):
         try:
             outcomes = self._train(goal, progress)
         except Unrepeatable:
-            # A threshold above one that was already passed: the same run again, asked for both at once.
+            # A threshold easier than one that was already passed: the same run again, asked for both at once.
             if known is not None:
                 last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
                 goal = self.goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step, request.reason))

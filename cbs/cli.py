@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cbs.parallel import Team
     from cbs.record import Result
-    from cbs.schema import Config
+    from cbs.schema import Config, TargetConfig
 
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -159,9 +159,9 @@ def _lead(config: Config, team: Team) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked_to_stop)
-    folder, waiting = trial_folder(config), list(range(config.seeds))
+    folder, waiting, metric = trial_folder(config), list(range(config.seeds)), config.target.direction
     name = f"b={config.batch_size.label} {config.optimizer.name} seed"
-    printers = {seed: _printer(f"{name} {seed}", config.target.budget_steps) for seed in waiting}
+    printers = {seed: _printer(f"{name} {seed}", config.target) for seed in waiting}
 
     def report(seed: int, now: Any) -> None:
         if seed in printers:  # a stack may have more members
@@ -170,9 +170,9 @@ def _lead(config: Config, team: Team) -> int:
     def ended(seed: int, result: Result) -> None:
         if seed in waiting and result.settles(request.thresholds, request.last_step):
             waiting.remove(seed)
-            print(f"{name} {seed}: FID {told(result.outcomes)}  [{folder}]")
+            print(f"{name} {seed}: {metric.title} {told(result.outcomes, metric)}  [{folder}]")
 
-    request = Request.of(config.target)
+    request = Request.of(config)
     while waiting:
         seeds = [run.seed for run in mates(config, [RunFolder(folder, seed) for seed in waiting])]
         try:
@@ -195,12 +195,15 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _printer(name: str, budget: int) -> Any:
+def _printer(name: str, target: TargetConfig) -> Any:
+    budget, metric = target.budget_steps, target.direction
     seen: list[float | None] = [None]
 
     def report(now: Any) -> None:
         if now.value is not None and now.value != seen[0]:
             seen[0] = now.value
-            print(f"{name}: step {now.step:,} of at most {budget:,}, FID {now.value:.1f}", flush=True)
+            print(
+                f"{name}: step {now.step:,} of at most {budget:,}, {metric.title} {metric.shown(now.value)}", flush=True
+            )
 
     return report

@@ -31,6 +31,8 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     target = {k: v for k, v in config["target"].items() if k not in REQUEST_OR_EXTRA}
     # One cadence is in force; the other's settings don't matter.
     unused = {"first_steps", "precision"} if target["every_steps"] is not None else {"every_steps"}
+    by_epochs = target.get("every_epochs") is not None
+    unused |= {"every_steps", "first_steps", "precision"} if by_epochs else {"every_epochs"}
     mode = target.get("generator", "eval")
     unused |= set() if mode == "ema" else {"ema_decay", "ema_start_step"}
     unused |= {"generator"} if mode == "eval" else set()
@@ -38,12 +40,13 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
         "recipe": recipe(config),
         "task": config["task"],
         "model": {k: v for k, v in config["model"].items() if k != "batch_norm"},
-        "dataset": {k: v for k, v in config["dataset"].items() if k not in ("source", "corrupt")},
+        "dataset": {k: v for k, v in config["dataset"].items() if k not in ("source", "corrupt", "images")},
         "source": config["dataset"]["source"] if config["dataset"]["name"] == "folder" else None,
         "optimizer": config["optimizer"],
         **update(config),
         "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
         "target": {k: v for k, v in target.items() if k not in unused},
+        **({"epoch": config["dataset"]["images"]} if by_epochs else {}),
         "features_digest": features_digest,
         **division(config),
         **arithmetic(config),

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-from cbs.outcome import BUDGET, Censored, Diverged, Evaluation, Measurement, Outcome, Reached
-from cbs.target import Ask, Cadence, crossing
+from cbs.outcome import BUDGET, METRICS, Censored, Diverged, Evaluation, Measurement, Metric, Outcome, Reached
+from cbs.target import Ask, Cadence, ImageCadence, crossing
 
 # Losses are read back in blocks, so that an accelerator never waits for the host.
 BLOCK = 64
@@ -85,17 +85,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Goal:
-    """When a run has arrived: its thresholds, how a crossing is confirmed, its last evaluation and why that is it."""
+    """When a run has arrived: its thresholds, how a crossing is confirmed, its last evaluation and why that is it.
+
+    metric: which side of a threshold is the better one.
+    """
 
     thresholds: tuple[float, ...]
     confirmations: int
-    cadence: Cadence
+    cadence: Cadence | ImageCadence
     last_step: int
     reason: str = BUDGET
+    metric: Metric = METRICS["fid"]
 
     def outcome(self, progress: Progress, threshold: float) -> Outcome | Ask | None:
         """What is known of one threshold by now; None while the run must go on."""
-        found = crossing(progress.evaluations, threshold, self.confirmations)
+        found = crossing(progress.evaluations, threshold, self.confirmations, self.metric)
         if found is not None:
             return found
         if progress.diverged_at is not None:

@@ -15,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 
 from cbs.data.sampler import Pictures
 from cbs.errors import InputError
-from cbs.schema import Config
+from cbs.models.sagan import attended
+from cbs.schema import Config, SAGANConfig
 from cbs.tasks.gan import GAN
 
-# Estimating takes a second: below this b·size²·width a step takes less than 2 GiB, and nothing is estimated.
+# Estimating takes a second: below this b·size²·width (and where pixels attend to pixels, as many values beside it) a
+# step takes less than 2 GiB, and nothing is estimated.
 LITTLE = 2**24
 # What an estimate leaves to libraries' workspaces, to fragments and to everybody else.
 _SHARE = 0.9
@@ -74,12 +76,12 @@ def fitted(config: Config, classes: int, device: torch.device) -> Config:
 
     Raises InputError where a step doesn't fit into the memory that the device has free.
     """
-    b, data = config.batch_size.initial, config.dataset
+    b = config.batch_size.initial
     n = min(config.micro_batch, b) if isinstance(config.micro_batch, int) else b
     free = free_bytes(device)
     while True:
         settled = replace(config, micro_batch=None if n >= b else n)
-        if n * data.image_size**2 * config.model.width <= LITTLE:
+        if n * _values(config) <= LITTLE:
             return settled
         need = step_bytes(settled, classes)
         if need <= free * _SHARE:
@@ -89,6 +91,13 @@ def fitted(config: Config, classes: int, device: torch.device) -> Config:
         )
         assert isinstance(settled.micro_batch, int)
         n = settled.micro_batch
+
+
+def _values(config: Config) -> int:
+    """The values of an image's widest feature maps, and of attention between pixels where that may take more."""
+    size = config.dataset.image_size
+    weights = sum(side**4 for side in attended(size)) if isinstance(config.model, SAGANConfig) else 0
+    return size**2 * config.model.width + weights
 
 
 def smaller(config: Config, settled: Config, device: torch.device, why: object) -> Config:

@@ -2,8 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured of generated images.
+
+    title: as people write it. rising: whether more of it is better. decimals: those worth showing.
+    """
+
+    title: str
+    rising: bool = False
+    decimals: int = 1
+
+    def shown(self, value: float) -> str:
+        """A value for people to read."""
+        return f"{value:.{self.decimals}f}"
+
+    def arrived(self, value: float, threshold: float) -> bool:
+        """Whether a value is at the threshold or beyond it, on the better side; a NaN never is."""
+        return value >= threshold if self.rising else value <= threshold
+
+    def ordered(self, thresholds: Iterable[float]) -> list[float]:
+        """Thresholds from the easiest to the hardest, each once."""
+        return sorted(set(thresholds), reverse=not self.rising)
+
+    def hardest(self, thresholds: Iterable[float]) -> float:
+        """The threshold that a run passes last."""
+        return self.ordered(thresholds)[-1]
+
+    @property
+    def sign(self) -> str:
+        return "≥" if self.rising else "≤"
+
+    def sided(self, threshold: float) -> str:
+        """A threshold with its side, as in "≤ 4"."""
+        return f"{self.sign} {threshold:g}"
+
+    def short_of(self, threshold: float) -> str:
+        """Where a run is that has not arrived, as in "above 4"."""
+        return f"{'below' if self.rising else 'above'} {threshold:g}"
+
+
+METRICS = {
+    "fid": Metric("FID"),
+    "fid_infinity": Metric("FID∞"),
+    "kid": Metric("KID", decimals=4),
+    "inception_score": Metric("IS", rising=True, decimals=2),
+}
+"""What a target may be of, and what may be recorded beside it (docs/metrics.md)."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +142,21 @@ class Reached:
 
     last_above: the last evaluation that didn't count as below; 0 if the first one already did.
     first_below: the first confirmed evaluation at or below the threshold: steps-to-target N.
+    Named for metrics of which less is better; with a rising one, read the other side.
     """
 
     last_above: int
     first_below: int
 
 
-# Why a run was stopped above its target: its budget was spent, or an adaptive sweep had no more use for it. Neither
+# Why a run was stopped short of its target: its budget was spent, or an adaptive sweep had no more use for it. Neither
 # looks at the run's own metric, so both are ordinary right-censored observations.
 BUDGET, ABANDONED = "budget", "abandoned"
 
 
 @dataclass(frozen=True)
 class Censored:
-    """Still above the target at `step`, the last evaluation before the run was stopped for `reason`."""
+    """Still short of the target at `step`, the last evaluation before the run was stopped for `reason`."""
 
     step: int
     reason: str = BUDGET
@@ -143,14 +194,15 @@ def settles(outcome: Outcome | None, last_step: int) -> bool:
 _CENSORED = {BUDGET: "censored", ABANDONED: "abandoned"}
 
 
-def told(outcomes: dict[float, Outcome]) -> str:
-    """Outcomes per threshold, in words."""
+def told(outcomes: dict[float, Outcome], metric: Metric) -> str:
+    """Outcomes per threshold, in words that follow the metric's title."""
     parts = []
-    for threshold, outcome in sorted(outcomes.items(), reverse=True):
+    for threshold in metric.ordered(outcomes):
+        outcome = outcomes[threshold]
         if isinstance(outcome, Reached):
-            parts.append(f"≤ {threshold:g} at step {outcome.first_below:,}")
+            parts.append(f"{metric.sided(threshold)} at step {outcome.first_below:,}")
         elif isinstance(outcome, Censored):
-            parts.append(f"above {threshold:g} at step {outcome.step:,} ({_CENSORED[outcome.reason]})")
+            parts.append(f"{metric.short_of(threshold)} at step {outcome.step:,} ({_CENSORED[outcome.reason]})")
         else:
             parts.append(f"diverged at step {outcome.step:,}")
     return ", ".join(dict.fromkeys(parts))

@@ -20,8 +20,8 @@ def preflight(config: Config) -> Packed:
     """Everything that must hold on this machine before a trial starts; makes the packed data set.
 
     Raises InputError: no such device, missing data or weights, features that don't fit the images, metrics that
-    don't fit the features, a batch size over |S|, a results folder that can't be written, a logger that isn't
-    installed.
+    don't fit the features, a batch size over |S|, epochs of another |S|, a results folder that can't be written, a
+    logger that isn't installed.
     """
     loggers.check_installed(config.logger)
     if resolve_device(config.device).type == "cpu" and config.precision == "tf32":
@@ -44,6 +44,11 @@ def preflight(config: Config) -> Packed:
         raise InputError(
             f"batch_size is {config.batch_size.initial}: {config.dataset.name} has {packed.count} images, "
             "and a batch takes each at most once."
+        )
+    if config.target.every_epochs is not None and config.dataset.images != packed.count:
+        raise InputError(
+            f"dataset.images is {config.dataset.images}: {config.dataset.name} has {packed.count} images here, "
+            "and target.every_epochs counts epochs of them."
         )
     return packed
 

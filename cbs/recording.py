@@ -102,7 +102,14 @@ class Recording:
     def goal(self, request: Request) -> Goal:
         """When the run has arrived."""
         target = self.config.target
-        return Goal(request.thresholds, target.confirmations, target.cadence, request.last_step, request.reason)
+        return Goal(
+            request.thresholds,
+            target.confirmations,
+            self.config.cadence,
+            request.last_step,
+            request.reason,
+            target.direction,
+        )
 
     def _measure(self, progress: Progress, step: int, repeat: int) -> Measurement:
         latents = stream(self.seed, "evaluation", step, repeat)

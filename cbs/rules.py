@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cbs.errors import InputError, nearest
+from cbs.outcome import METRICS
 from cbs.schema import (
     AdaBeliefConfig,
     BigGANConfig,
@@ -73,6 +74,7 @@ def check(config: Config) -> None:
     _check_parallel(config)
     one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
     _check_target(config.target)
+    _check_budget(config)
     _check_logger(config.logger)
 
 
@@ -171,9 +173,9 @@ def _check_update(config: Config) -> None:
 
 
 def _check_target(target: TargetConfig) -> None:
-    one_of("target.metric", target.metric, ("fid", "fid_infinity", "kid"))
+    one_of("target.metric", target.metric, METRICS)
     for metric in target.extra:
-        one_of("target.extra", metric, ("fid", "fid_infinity", "kid", "inception_score"))
+        one_of("target.extra", metric, METRICS)
     one_of("target.generator", target.generator, ("eval", "batch", "ema"))
     _fraction("target.ema_decay", target.ema_decay)
     _at_least("target.ema_start_step", target.ema_start_step, 0)
@@ -189,7 +191,22 @@ def _check_target(target: TargetConfig) -> None:
     _at_least("target.confirmations", target.confirmations, 0)
     if target.every_steps is not None:
         _at_least("target.every_steps", target.every_steps, 1)
-    first = target.first_steps if target.every_steps is None else target.every_steps
+    if target.every_epochs is not None:
+        _above("target.every_epochs", target.every_epochs, 0)
+
+
+def _check_budget(config: Config) -> None:
+    target, images = config.target, config.dataset.images
+    if images is not None:
+        _at_least("dataset.images", images, 1)
+    if target.every_epochs is not None and target.every_steps is not None:
+        raise InputError(
+            f"target.every_epochs is {target.every_epochs:g} and target.every_steps {target.every_steps}: "
+            "one of them must be null."
+        )
+    if target.every_epochs is not None and images is None:
+        raise InputError("dataset.images is null: target.every_epochs needs the number of images in an epoch.")
+    first = config.cadence.following(0)
     if target.budget_steps < first:
         raise InputError(
             f"target.budget_steps is {target.budget_steps}: it must reach the first evaluation, at step {first}."

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from cbs.outcome import ABANDONED, BUDGET
-from cbs.target import Cadence
+from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric
+from cbs.target import Cadence, ImageCadence
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,17 @@ class BigGANConfig(ModelConfig):
     orthogonal_penalty: float
 
 
-MODELS: dict[str, type[ModelConfig]] = {"dcgan": DCGANConfig, "wgan_gp": DCGANConfig, "biggan": BigGANConfig}
+@dataclass(frozen=True)
+class SAGANConfig(ModelConfig):
+    redraw_fakes: bool
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "dcgan": DCGANConfig,
+    "wgan_gp": DCGANConfig,
+    "biggan": BigGANConfig,
+    "sagan": SAGANConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class DatasetConfig:
     split: str
     source: str | None
     corrupt: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,15 +193,22 @@ class TargetConfig:
     confirmations: int
     budget_steps: int
     grant_steps: int | None
+    every_epochs: float | None = None
+
+    @property
+    def direction(self) -> Metric:
+        """The target's metric: its title, and which side of a threshold is the better one."""
+        return METRICS[self.metric]
+
+    @property
+    def hardest(self) -> float:
+        """The threshold that is passed last: a run goes on to it."""
+        return self.direction.hardest(self.thresholds)
 
     @property
     def asked_steps(self) -> int:
         """How far a run may go: to its budget, or so far as it was granted."""
         return self.budget_steps if self.grant_steps is None else self.grant_steps
-
-    @property
-    def cadence(self) -> Cadence:
-        return Cadence(self.every_steps, self.first_steps, self.precision)
 
 
 @dataclass(frozen=True)
@@ -215,7 +233,7 @@ class Config:
     stack: int | str
     paths: PathsConfig
     task: TaskConfig
-    model: DCGANConfig | BigGANConfig
+    model: DCGANConfig | BigGANConfig | SAGANConfig
     dataset: DatasetConfig
     optimizer: OptimizerConfig
     update: UpdateConfig
@@ -237,6 +255,14 @@ class Config:
         return replace(self, target=replace(self.target, grant_steps=steps))
 
     @property
+    def cadence(self) -> Cadence | ImageCadence:
+        """When its runs are evaluated."""
+        target, images = self.target, self.dataset.images
+        if target.every_epochs is None or images is None:
+            return Cadence(target.every_steps, target.first_steps, target.precision)
+        return ImageCadence.of(target.every_epochs, images, self.batch_size.initial * self.model.critic_steps)
+
+    @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
 
@@ -254,8 +280,15 @@ ADDED = {
 }
 ADDED_TO_GROUPS: dict[str, dict[str, Any]] = {
     "model": {"batch_norm": "global"},
-    "dataset": {"corrupt": "refuse"},
-    "target": {"extra": [], "generator": "eval", "ema_decay": 0.9999, "ema_start_step": 0, "grant_steps": None},
+    "dataset": {"corrupt": "refuse", "images": None},
+    "target": {
+        "extra": [],
+        "generator": "eval",
+        "ema_decay": 0.9999,
+        "ema_start_step": 0,
+        "grant_steps": None,
+        "every_epochs": None,
+    },
 }
 
 
@@ -281,9 +314,9 @@ def _rebuilt(schema: Any, plain: Any) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """What a sweep asks of a trial beyond its trajectory: its thresholds, and where it may stop.
+    """What a sweep asks of a trial beyond its trajectory: its thresholds, the easiest first, and where it may stop.
 
-    last_step: the last evaluation within the budget, or within the grant. A run that is above a threshold there
+    last_step: the last evaluation within the budget, or within the grant. A run that is short of a threshold there
     is censored there, for `reason`: its budget, or "abandoned" where more of the budget may be granted.
     """
 
@@ -292,8 +325,9 @@ class Request:
     reason: str = BUDGET
 
     @classmethod
-    def of(cls, target: TargetConfig) -> Request:
-        thresholds = tuple(sorted(set(target.thresholds), reverse=True))
-        last_step = target.cadence.last(target.asked_steps)
-        whole = last_step == target.cadence.last(target.budget_steps)
+    def of(cls, config: Config) -> Request:
+        target, cadence = config.target, config.cadence
+        thresholds = tuple(target.direction.ordered(target.thresholds))
+        last_step = cadence.last(target.asked_steps)
+        whole = last_step == cadence.last(target.budget_steps)
         return cls(thresholds, last_step, BUDGET if whole else ABANDONED)

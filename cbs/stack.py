@@ -46,7 +46,7 @@ def mates(config: Config, runs: Sequence[RunFolder]) -> list[RunFolder]:
     stack = first.stack()
     if stack is not None:
         return [run for run in runs if run.stack() == stack]
-    request = Request.of(config.target)
+    request = Request.of(config)
     step = entry_step(first, request) if stackable(config) else None
     return [first] if step is None else [run for run in runs if entry_step(run, request) == step]
 

@@ -55,7 +55,7 @@ def run(
     another process works on this run, and whatever went wrong otherwise, its traceback kept in failures/.
     """
     check_size(config, team.size)
-    request = Request.of(config.target)
+    request = Request.of(config)
     folder = RunFolder(trial_folder(config), seed)
     finished = folder.result()
     if finished is not None and finished.settles(request.thresholds, request.last_step):
@@ -102,7 +102,7 @@ def run_together(
             try:
                 if known is not None:
                     attempt.resume(StackFolder(folders[0].trial, known))
-                if known is not None or attempt.form(folders[:width], Request.of(config.target)):
+                if known is not None or attempt.form(folders[:width], Request.of(config)):
                     joined([member.seed for member in attempt.members])
                     return attempt.train()
             except (Interrupted, Superseded, Busy, KeyboardInterrupt):

@@ -103,6 +103,7 @@ def _plain(now: Status) -> dict[str, object]:
             "state": row.state,
             "where": row.where,
             "step": row.step,
+            "metric": row.run.config.target.metric,
             "value": row.value,
             "threshold": row.threshold,
             "steps_per_second": row.rate,

@@ -59,12 +59,14 @@ class Trials:
 
 
 def known(config: Config, sizes: Mapping[str, int], at_work: Mapping[Id, int], shares: Mapping[Id, float]) -> Known:
-    """Read the runs of the trials `sizes` ({key: batch size}) at the lowest threshold of `config`.
+    """Read the runs of the trials `sizes` ({key: batch size}) at the hardest threshold of `config`.
 
     at_work: how far runs may go that are known to be at work or queued; others are at work where somebody holds a
     claim. shares: of a GPU, that runs had in their Slurm tasks. Raises RecordError.
     """
-    threshold, last = min(config.target.thresholds), config.target.cadence.last(config.target.budget_steps)
+    threshold, budget = config.target.hardest, config.target.budget_steps
+    of_b = {b: replace(config, batch_size=replace(config.batch_size, initial=b)) for b in sizes.values()}
+    last = {b: one.cadence.last(budget) for b, one in of_b.items()}
     seen: list[Seen] = []
     untils = {(sizes[key], seed): until for (key, seed), until in at_work.items() if key in sizes}
     steps: dict[tuple[int, int], int] = {}
@@ -82,11 +84,11 @@ def known(config: Config, sizes: Mapping[str, int], at_work: Mapping[Id, int], s
         outcome = result.outcomes.get(threshold) if result else None
         if outcome is not None:
             seen.append(_seen(b, folder.seed, outcome))
-        over = outcome is not None and (seen[-1].outcome != "censored" or seen[-1].steps >= last)
+        over = outcome is not None and (seen[-1].outcome != "censored" or seen[-1].steps >= last[b])
         if over:
             untils.pop((b, folder.seed), None)
         elif (b, folder.seed) not in untils and holder(folder.claims_path) is not None:
-            untils[b, folder.seed] = last  # whoever works on it did not say how far
+            untils[b, folder.seed] = last[b]  # whoever works on it did not say how far
     pending = [Pending(b, seed, until) for (b, seed), until in sorted(untils.items())]
     seen.sort(key=lambda run: (run.batch_size, run.seed))
     return Known(seen, pending, steps, seconds, sfo, {b: statistics.median(one) for b, one in paces.items()})

@@ -166,15 +166,16 @@ class Adaptive:
     def _granted(self, search: Search, proposal: Proposal, gradients: float, seconds: float) -> Run | None:
         """The run with its grant, up to an evaluation and within the budget; None where there is no room, or no use."""
         b, target = proposal.batch_size, search.config.target
+        cadence = search.firsts[b].config.cadence
         if b in search.out:
             return None
-        last = target.cadence.last(target.budget_steps)
-        until = min(target.cadence.following(min(proposal.until, last) - 1), last)
+        last = cadence.last(target.budget_steps)
+        until = min(cadence.following(min(proposal.until, last) - 1), last)
         at = search.known.steps.get((b, proposal.seed), 0)
         room = min(gradients / b, seconds / (self._pace(search).seconds(b) * search.config.gpus_per_trial))
         if until - at > room:
             self.exhausted = True
-            until = target.cadence.last(int(at + max(room, 0.0)))
+            until = cadence.last(int(at + max(room, 0.0)))
             done = next((s.steps for s in search.known.seen if (s.batch_size, s.seed) == (b, proposal.seed)), 0)
             if until <= done:
                 return None
@@ -215,10 +216,10 @@ def searches(configs: Sequence[Config], settings: Settings) -> list[Search]:
         labels.setdefault(name, run.label)
     found = []
     for name, firsts in by_curve.items():
-        target = next(iter(firsts.values())).config.target
         options = Options(
             sizes=tuple(sorted(firsts)),
-            most_steps=target.cadence.last(target.budget_steps),
+            # Counted in epochs, the last evaluation depends on b.
+            most_steps=min(one.config.cadence.last(one.config.target.budget_steps) for one in firsts.values()),
             seeds=settings.seeds,
             width_octaves=settings.width_octaves,
         )

@@ -8,13 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from cbs.errors import counted
-from launch.display import clock, spoken
+from launch.display import clock, measured, spoken
 from launch.status import STATES, Row, Status
 
 _STYLES = {"running": "green", "failed": "bold red", "open": "yellow", "finished": "dim", "censored": "dim"}
 # What someone who watches wants to see first.
 _ORDER = ("running", "failed", "open", "queued", "diverged", "censored", "finished")
-_COLUMNS = ("trial", "b", "seed", "state", "where", "step", "FID", "target", "steps/s", "time left", "note")
+_COLUMNS = ("trial", "b", "seed", "state", "where", "step", "value", "target", "steps/s", "time left", "note")
 _WIDE, _FOR_WIDE = 110, ("where", "target", "steps/s")
 _LEFT = ("trial", "state", "where", "note")
 
@@ -33,7 +33,8 @@ def board(status: Status, width: int = 160, height: int | None = None) -> Group:
     names = _COLUMNS if width >= _WIDE else tuple(name for name in _COLUMNS if name not in _FOR_WIDE)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=name != "note")
+        title = measured([row.run for row in status.rows]) if name == "value" else name
+        table.add_column(title, justify="left" if name in _LEFT else "right", no_wrap=name != "note")
     for row in rows:
         cells = _cells(row)
         table.add_row(*(cells[name] for name in names), style=_STYLES.get(row.state, ""))
@@ -44,7 +45,7 @@ def board(status: Status, width: int = 160, height: int | None = None) -> Group:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    run = row.run
+    run, metric = row.run, row.run.config.target.direction
     cells = (
         run.label,
         run.config.batch_size.label,
@@ -52,8 +53,8 @@ def _cells(row: Row) -> dict[str, str]:
         row.state,
         row.where,
         f"{row.step:,}" if row.step else "–",
-        "–" if row.value is None else f"{row.value:.1f}",
-        f"≤ {row.threshold:g}",
+        "–" if row.value is None else metric.shown(row.value),
+        metric.sided(row.threshold),
         "–" if row.rate is None else f"{row.rate:,.1f}",
         "–" if row.left_seconds is None else f"≤ {clock(row.left_seconds)}",
         row.note,

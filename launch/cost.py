@@ -104,7 +104,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
     steps: dict[str, list[int]] = {}
     for run, result in done.items():
         of_kind.setdefault(exactly(run.config), {})[run] = result
-        outcome = result.outcomes.get(min(run.config.target.thresholds))
+        outcome = result.outcomes.get(run.config.target.hardest)
         if isinstance(outcome, Reached):
             steps.setdefault(run.folder.key, []).append(outcome.first_below)
     paces = {name: recorded_pace(known, default(next(iter(known)).config)) for name, known in of_kind.items()}
@@ -115,7 +115,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
         pace = recorded or default(config)
         wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
-        evaluations = config.target.cadence.count(at, int(wanted))
+        evaluations = config.cadence.count(at, int(wanted))
         seconds = pace.start_seconds + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds
         arrives = run.folder.key in steps
         share, processes = pace.share(b), config.gpus_per_trial
@@ -130,7 +130,7 @@ def recorded_pace(done: Mapping[Run, Result], default: Pace) -> Pace:
     for run, result in done.items():
         a_step = result.seconds["training"] / max(result.last_step, 1)
         training.setdefault(run.config.batch_size.initial, []).append(a_step)
-        evaluations = run.config.target.cadence.count(0, result.last_step)
+        evaluations = run.config.cadence.count(0, result.last_step)
         evaluating.append(result.seconds["evaluating"] / max(evaluations, 1))
         if result.energy_joules is not None:
             watts.append(result.energy_joules / max(sum(result.seconds.values()), 1e-9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cbs.outcome import Reached, told
+from cbs.outcome import Metric, Reached, told
 
 if TYPE_CHECKING:
     from cbs.record import Result
@@ -60,7 +61,8 @@ class Display:
         """One line per run that came to an end; it stays above the table."""
         sweep = self._sweep
         if one.run in sweep.done:
-            words = f"FID {told(sweep.done[one.run].outcomes)}"
+            metric = one.run.config.target.direction
+            words = f"{metric.title} {told(sweep.done[one.run].outcomes, metric)}"
         else:
             words = sweep.failed.get(one.run, one.ended[0] if one.ended else "died")
         took = time.monotonic() - one.started
@@ -83,8 +85,8 @@ class Display:
             for line in self._lines(now):
                 self.say(line)
             for one in self._sweep.live:
-                value = "–" if one.value is None else f"{one.value:.1f}"
-                self.say(f"  {one.run.name}: step {one.step:,}, FID {value}")
+                metric = one.run.config.target.direction
+                self.say(f"  {one.run.name}: step {one.step:,}, {metric.title} {_shown(metric, one.value)}")
 
     def _lines(self, now: float) -> list[str]:
         """What is said before the runs at work, where the output is no terminal."""
@@ -102,7 +104,8 @@ class Display:
 
     def _at_work(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("optimizer", "b", "seed", "step", "", "FID", "target", "steps/s", "left"):
+        metrics = measured([one.run for one in self._sweep.live])
+        for name in ("optimizer", "b", "seed", "step", "", metrics, "target", "steps/s", "left"):
             table.add_column(name, justify="left" if name in ("optimizer", "") else "right", no_wrap=True)
         for one in self._sweep.live:
             table.add_row(*self._row(one))
@@ -118,15 +121,24 @@ class Display:
             str(one.run.seed),
             f"{one.step:,}",
             ProgressBar(total=target.asked_steps, completed=one.step, width=20),
-            "–" if one.value is None else f"{one.value:.1f}",
-            f"≤ {min(target.thresholds):g}",
+            _shown(target.direction, one.value),
+            target.direction.sided(target.hardest),
             f"{rate:,.0f}" if rate else "–",
             left,
         ]
 
 
+def measured(runs: Sequence[Run]) -> str:
+    """What the values of these runs are of."""
+    return "/".join(dict.fromkeys(run.config.target.direction.title for run in runs)) or "value"
+
+
+def _shown(metric: Metric, value: float | None) -> str:
+    return "–" if value is None else metric.shown(value)
+
+
 def summary(done: dict[Run, Result], failed: dict[Run, str], wanted: list[Run]) -> str:
-    """Steps-to-target at the lowest threshold, one row per trial and one column per seed, as text."""
+    """Steps-to-target at the hardest threshold, one row per trial and one column per seed, as text."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     seeds = sorted({run.seed for run in wanted})
     for name in ("trial", "model", "dataset", "optimizer", "b", "target", *(f"N, seed {k}" for k in seeds)):
@@ -138,10 +150,10 @@ def summary(done: dict[Run, Result], failed: dict[Run, str], wanted: list[Run]) 
     for key, by_seed in trials.items():
         run = next(iter(by_seed.values()))
         config = run.config
-        threshold = min(config.target.thresholds)
+        threshold = config.target.hardest
         cells = [_cell(by_seed.get(k), threshold, done, failed) for k in seeds]
         names = (key, config.model.name, config.dataset.name, run.label, config.batch_size.label)
-        table.add_row(*names, f"≤ {threshold:g}", *cells)
+        table.add_row(*names, config.target.direction.sided(threshold), *cells)
     console = Console(width=max(120, 100 + 14 * len(seeds)))
     with console.capture() as capture:
         console.print(table)

@@ -39,7 +39,7 @@ class Run:
 
     def settled(self, result: Result | None) -> bool:
         """Whether a record answers what is asked."""
-        request = Request.of(self.config.target)
+        request = Request.of(self.config)
         return result is not None and result.settles(request.thresholds, request.last_step)
 
     def finished(self) -> Result | None:

@@ -141,8 +141,8 @@ def _say(now: Plan, seen: Sequence[Submission]) -> None:
     print(now.opening(), file=sys.stderr)
     last = carriers(seen)
     for run in (*now.queued, *now.sweep.busy):
-        before = Request.of(last[run.id].run.config.target) if run.id in last else None
-        asked = Request.of(run.config.target)
+        before = Request.of(last[run.id].run.config) if run.id in last else None
+        asked = Request.of(run.config)
         if before and (asked.last_step > before.last_step or set(asked.thresholds) - set(before.thresholds)):
             print(
                 f"{run.name} and perhaps others are queued or at work with a smaller budget or other thresholds: "

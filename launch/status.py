@@ -48,7 +48,7 @@ class Row:
 
     @property
     def threshold(self) -> float:
-        return min(self.run.config.target.thresholds)
+        return self.run.config.target.hardest
 
     @property
     def device_seconds(self) -> float:
@@ -169,17 +169,18 @@ def _paces(study: Path, found: Sequence[Submission]) -> Callable[[Config], Pace]
 
 
 def _abandoned(run: Run, result: Result | None) -> bool:
-    outcome = result and result.outcomes.get(min(run.config.target.thresholds))
+    outcome = result and result.outcomes.get(run.config.target.hardest)
     return isinstance(outcome, Censored) and outcome.reason == ABANDONED
 
 
 def _settled(run: Run, result: Result, share: float) -> Row:
-    outcome = result.outcomes[min(run.config.target.thresholds)]
+    target = run.config.target
+    outcome = result.outcomes[target.hardest]
     kinds = {Reached: "finished", Censored: "censored", Diverged: "diverged"}
     step = outcome.first_below if isinstance(outcome, Reached) else outcome.step
     value = next((e.value for e in reversed(run.folder.trajectory()) if e.step <= step), None)
-    threshold = min(run.config.target.thresholds)
-    unconfirmed = isinstance(outcome, Censored) and value is not None and value <= threshold
+    there = value is not None and target.direction.arrived(value, target.hardest)
+    unconfirmed = isinstance(outcome, Censored) and there
     note = ABANDONED if _abandoned(run, result) else ""
     note = "the last crossing was not confirmed by fresh noise" if unconfirmed else note
     spent = sum(result.seconds.values())

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from cbs.outcome import Metric
 from cbs.schema import Config
 
 
@@ -32,7 +33,7 @@ def main(
     """
     os.environ.update(team)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the launcher's to pass on
-    tell = _sender(pipe, dict(zip(seeds, logs, strict=False)))
+    tell = _sender(pipe, dict(zip(seeds, logs, strict=False)), config.target.direction)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_listen, args=(pipe, stop), daemon=True).start()
@@ -95,7 +96,7 @@ def _listen(pipe: Connection, stop: threading.Event) -> None:
         os._exit(1)
 
 
-def _sender(pipe: Connection, logs: dict[int, Path]) -> Callable[[int, Any], None]:
+def _sender(pipe: Connection, logs: dict[int, Path], metric: Metric) -> Callable[[int, Any], None]:
     """What runs tell their progress to: the pipe, and the log of the first where there are logs."""
     if logs:
         first, *others = logs.values()
@@ -110,7 +111,7 @@ def _sender(pipe: Connection, logs: dict[int, Path]) -> Callable[[int, Any], Non
         if logs and now.value != logged.get(seed):
             logged[seed] = now.value
             which = f"seed {seed} " if len(logs) > 1 else ""
-            _note(f"{time.strftime('%F %T')} {which}step {now.step:,}, FID {now.value:.2f}")
+            _note(f"{time.strftime('%F %T')} {which}step {now.step:,}, {metric.title} {metric.shown(now.value)}")
 
     return tell
 

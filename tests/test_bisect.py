@@ -85,7 +85,7 @@ def true_steps(b: int, seed: int) -> int:
 
 def train(run: Run) -> None:
     """What a worker would record of a run whose truth is `true_steps`."""
-    cadence, n = run.config.target.cadence, true_steps(run.config.batch_size.initial, run.seed)
+    cadence, n = run.config.cadence, true_steps(run.config.batch_size.initial, run.seed)
     last = cadence.last(run.config.target.asked_steps)
     if n <= last:
         return record(run, Reached(cadence.last(n), cadence.following(n)))
@@ -147,7 +147,7 @@ def test_grants_end_at_evaluations_and_more_may_follow(trials: Any) -> None:
     found = adaptive(trials())
     for _ in range(12):
         for run in found.next(1):
-            cadence, until = run.config.target.cadence, run.config.target.asked_steps
+            cadence, until = run.config.cadence, run.config.target.asked_steps
             assert cadence.last(until) == until <= 20000
             train(run)
         found.look({})

@@ -113,7 +113,7 @@ def test_records_win_over_a_calibration_and_that_over_another_optimizers(tiny: C
     (mine,) = runs([replace(adam, seeds=1)])
     (other,) = runs([replace(adam, seeds=1, batch_size=replace(adam.batch_size, initial=8))])
     times = {"training": 20.0, "evaluating": 6.0}
-    steps, evaluations = 100, adam.target.cadence.count(0, 100)
+    steps, evaluations = 100, adam.cadence.count(0, 100)
     threshold = min(adam.target.thresholds)
     result = Result("", 0, {threshold: Reached(80, 100)}, steps, times, {}, {}, "", energy_joules=1300.0)
     (found,) = estimates([other], {mine: result}, known_paces({kind(adam): replace(fast, start_seconds=2.0)}))
@@ -122,6 +122,6 @@ def test_records_win_over_a_calibration_and_that_over_another_optimizers(tiny: C
     assert found.watts == pytest.approx(50.0)
     scale = 0.2 / fast.seconds(mine.config.batch_size.initial)
     budget = other.config.target.budget_steps
-    count = other.config.target.cadence.count(0, budget)
+    count = other.config.cadence.count(0, budget)
     assert found.seconds == pytest.approx(2.0 + budget * scale * fast.seconds(8) + count * 6.0 / evaluations)
     assert estimates([Run(adam, other.folder, "")], {other: result}, known_paces({}))[0].arrives

@@ -229,3 +229,29 @@ def test_labels_name_what_tells_trials_apart() -> None:
 
 def test_conf_holds_yaml_only() -> None:
     assert {p.suffix for p in Path(CONF_DIR).rglob("*") if p.is_file()} == {".yaml"}
+
+
+def test_epochs_enter_a_key_only_where_they_are_counted() -> None:
+    assert key() == key("dataset.images=5") == key("dataset.images=null")
+    by_epochs = ("target.every_epochs=2", "dataset.images=1797")
+    assert key(*by_epochs) == key(*by_epochs, "target.first_steps=7", "target.precision=0.3")
+    others = [(), ("target.every_epochs=3",), (by_epochs[0], "dataset.images=5"), ("target.every_steps=57",)]
+    assert len({key(*by_epochs), *(key(*other) for other in others)}) == 5
+    assert config(*by_epochs, "batch_size=64", "model.critic_steps=2").cadence.following(0) == 29  # 3,594 / 128
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("target.every_epochs=0",), "target.every_epochs is 0: it must be a finite number above 0"),
+        (("target.every_epochs=2", "target.every_steps=50"), "target.every_epochs is 2 and target.every_steps 50: one"),
+        (("target.every_epochs=2", "dataset.images=null"), "dataset.images is null: target.every_epochs needs"),
+        (("target.every_epochs=2", "dataset.images=0"), "dataset.images is 0: it must be at least 1"),
+        (("target.every_epochs=9999",), "it must reach the first evaluation, at step 280754"),
+        (("target.metric=is",), "target.metric is 'is': "),
+    ],
+)
+def test_intervals_and_metrics_that_make_no_sense_are_refused(overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        config(*overrides)
+    assert words in str(refused.value)

@@ -179,7 +179,7 @@ TELLING = [
     (runs(*((b, 40000 / b**1.5) for b in FOUR)), "at the largest batch size swept, 32"),
     (runs(*((b, 100 * b**0.5) for b in FOUR), seeds=2, spread=0.02), "N(b) rises"),
     ([(b, 0, "diverged", 9, 9) for b in (4, 8)], "left out of the fit: 1 of 1 at b = 4, 1 of 1 at b = 8"),
-    ([(b, s, "reached", 0, 100) for b in FOUR for s in (0, 1)], "below the target at their first evaluation"),
+    ([(b, s, "reached", 0, 100) for b in FOUR for s in (0, 1)], "had passed the target at their first evaluation"),
     (runs((4, 50), (8, 40), (16, 30)), "One seed"),
     ([*runs((2, 90)), *runs((4, 60), (8, 50), (16, 50), seeds=2, spread=0.1)], "Fewer runs than the 2"),
 ]

@@ -17,13 +17,13 @@ from cbs.data.sampler import Pictures
 from cbs.errors import InputError
 from cbs.key import trial_folder
 from cbs.loggers import said
-from cbs.metrics import features, meter, scores
+from cbs.metrics import features, meter, scores, weights
 from cbs.metrics.features import Features
 from cbs.metrics.frechet import Statistics, frechet_distance
 from cbs.metrics.meter import Meter, check_metrics
 from cbs.metrics.reference import Reference
 from cbs.metrics.rounding import to_bytes
-from cbs.outcome import Evaluation, Reached
+from cbs.outcome import Censored, Evaluation, Reached
 from cbs.record import RunFolder
 from cbs.schema import Config, DatasetConfig, TargetConfig
 from cbs.tasks.gan import GAN
@@ -165,6 +165,11 @@ def test_kids_real_images_are_a_fixed_part(digits: Packed, tmp_path: Path, monke
     ("overrides", "words"),
     [
         (["target.extra=[inception_score]", "target.features=pixels"], "target.features=pixels knows no classes"),
+        (
+            ["target.metric=inception_score", "target.features=pixels"],
+            "target.metric is 'inception_score': .* no classes",
+        ),
+        (["target.metric=inception_score"], "target.thresholds has 1: an Inception Score is never below 1"),
         (["target.extra=[fid_infinity]", "target.samples=259"], "with 64 features it needs at least 260"),
         (["target.metric=fid_infinity", "target.samples=8000", "target.features=inception"], "at least 8,196"),
         (["target.metric=kid", "target.samples=140000", "target.features=inception"], "can have at most 131,072"),
@@ -180,6 +185,61 @@ def test_features_without_classes_have_no_inception_score(digits: Packed, tmp_pa
     mute = Features(64, "mute", lambda images: images.flatten(1))
     with pytest.raises(InputError, match=r"inception_score.*knows no classes"):
         Meter(replace(target(), extra=["inception_score"]), digits, mute, tmp_path, CPU)
+
+
+def test_real_digits_have_the_inception_score_of_its_formula(digits: Packed, tmp_path: Path) -> None:
+    """Salimans et al. (2016): exp of the entropy of the mean prediction less the mean entropy, in NumPy."""
+    score = of(digits, tmp_path, target("target.metric=inception_score"))
+    real = digits.images()
+    found = score.measure([torch.from_numpy(real).float() / 127.5 - 1], drawn())
+    network = features.DigitNet().double()
+    with np.load(weights.DIGITS) as saved:
+        network.load_state_dict({name: torch.from_numpy(saved[name]) for name in saved.files})
+    with torch.no_grad():
+        p = network(torch.from_numpy(real).double()).softmax(1).numpy()
+
+    def entropy(q: np.ndarray) -> np.ndarray:
+        return -(q * np.log(q)).sum(-1)
+
+    scores = [np.exp(entropy(part.mean(0)) - entropy(part).mean()) for part in np.array_split(p, 10)]
+    assert found.value == pytest.approx(np.mean(scores), rel=1e-4)
+    assert found.value == pytest.approx(7.0, abs=0.1)  # 10 would be certainty of ten even classes
+    assert (found.sampling_error, found.extra) == (None, {})
+    assert score.value([noise(600)], drawn()) < 3
+
+
+def test_a_target_of_an_inception_score_is_reached_from_below_and_raised(tiny: Tiny) -> None:
+    """Several thresholds; then a harder one goes on, and an easier one that was passed trains again, asked for both."""
+    choice = ("model.width=8", "batch_size=32", "target.metric=inception_score", "target.extra=[fid]")
+    asked = tiny(*choice, "target.samples=300", "target.thresholds=[1.6,1.4,9]", "noise_batches=0")
+    outcomes = trial.run(asked, 0).outcomes
+    rows = RunFolder(trial_folder(asked), 0).trajectory()
+    assert all("fid" in row.extra and row.sampling_error is None for row in rows)
+    assert isinstance(outcomes[9.0], Censored)
+    reached = outcomes[1.4]
+    assert isinstance(reached, Reached)
+    crossed = next(row for row in rows if row.step == reached.first_below)
+    assert min(crossed.value, *crossed.repeats) >= 1.4
+    assert all(min(row.value, *row.repeats) < 1.4 for row in rows if row.step < reached.first_below)
+
+    first = tiny(*choice, "target.samples=300", "target.thresholds=[1.4]", "noise_batches=0", "name=again")
+    assert trial.run(first, 0).last_step == reached.first_below
+    for more in ("[1.4,1.6,9]", "[1.2,9]"):
+        again = tiny(*choice, "target.samples=300", f"target.thresholds={more}", "noise_batches=0", "name=again")
+        known = trial.run(again, 0).outcomes
+    assert set(known) == {1.2, 1.4, 1.6, 9.0}
+    assert {t: known[t] for t in outcomes} == outcomes
+
+
+def test_evaluations_fall_at_epochs_of_the_real_images(tiny: Tiny) -> None:
+    choice = ("batch_size=16", "target.every_epochs=0.25", "target.samples=64", "noise_batches=0")
+    found = tiny(*choice)
+    trial.run(found, 0)
+    rows = RunFolder(trial_folder(found), 0).trajectory()
+    assert [row.step for row in rows] == [math.ceil(k * 0.25 * 1797 / 16) for k in range(1, 6)]
+    assert [row.samples // 449 for row in rows] == [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match=r"dataset.images is 1800: digits has 1797 images here"):
+        trial.preflight(tiny(*choice, "dataset.images=1800"))
 
 
 def test_a_run_records_and_logs_what_was_asked_for(tiny: Tiny) -> None:

@@ -35,6 +35,7 @@ MODELS = {
     "wgan_gp": ("model=wgan_gp", "model.critic_steps=2"),
     "wgan_gp, instance norm": ("model=wgan_gp", "model.discriminator_norm=instance"),
     "biggan": ("model=biggan", "model.latent=6", "model.orthogonal_penalty=1e-3"),
+    "sagan": ("model=sagan", "model.width=4", "model.latent=6"),
     "biggan, micro-batches": ("model=biggan", "model.latent=6", "micro_batch=4"),
 }
 
@@ -111,7 +112,7 @@ def test_a_measurement_depends_on_networks_seed_and_step_only(name: str) -> None
     assert noise.measure(task, 1, 3, 3) != found
 
 
-@pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "biggan"])
+@pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "biggan", "sagan"])
 def test_measured_gradients_are_those_of_training(name: str) -> None:
     """What optimizers get in a step with the same draws, in which the discriminator stays as it is."""
     task, other = gan(name), gan(name)

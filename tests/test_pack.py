@@ -144,7 +144,7 @@ def test_what_a_run_may_cost_grows_with_its_networks_and_its_evaluations(tiny: C
     of = known_paces(paces)
     one, other = (estimates(runs([found]), {}, of)[0] for found in (small, large))
     assert of(large).image_seconds > 2 * of(small).image_seconds
-    evaluations = large.target.cadence.count(0, 150)
+    evaluations = large.cadence.count(0, 150)
     assert evaluations == 15
     assert other.seconds == pytest.approx(5 + 150 * of(large).seconds(64) + 15 * of(large).evaluation_seconds)
     assert one.seconds < other.seconds

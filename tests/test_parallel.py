@@ -43,6 +43,7 @@ CASES = {
     "wgan_gp, instance norm": ("model=wgan_gp", "batch_size=7", "model.discriminator_norm=instance"),
     "wgan_gp, no norm": ("model=wgan_gp", "batch_size=7", "model.discriminator_norm=none"),
     "biggan": ("model=biggan", "model.latent=6", "batch_size=7", "target.generator=ema"),
+    "sagan": ("model=sagan", "model.width=4", "model.latent=6", "batch_size=7"),
     "wgan_gp, micro-batches": ("model=wgan_gp", "batch_size=7", "micro_batch=4"),
     "dcgan, replica": ("model=dcgan", "batch_size=7", "model.batch_norm=replica"),
 }

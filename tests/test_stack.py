@@ -116,7 +116,7 @@ def test_a_stack_of_the_same_members_gives_the_same_bits_wherever_it_was_cut() -
 
 def test_only_what_can_be_stacked_is() -> None:
     assert stackable(config())
-    for no in ("model=biggan", "micro_batch=4", "micro_batch=auto", "gpus_per_trial=2", "stack=1"):
+    for no in ("model=biggan", "model=sagan", "micro_batch=4", "micro_batch=auto", "gpus_per_trial=2", "stack=1"):
         assert not stackable(config(no))
 
 
@@ -285,7 +285,7 @@ def test_a_stack_without_its_checkpoint_lets_its_runs_begin_anew(tiny: Tiny, mon
         go(found, ALL, lambda: True)
     folder = RunFolder(trial_folder(found), 2)
     stack = StackFolder(trial_folder(found), str(folder.stack()))
-    assert entry_step(folder, Request.of(found.target)) is None
+    assert entry_step(folder, Request.of(found)) is None
     for path in stack.path.glob("*checkpoint.pt"):
         path.unlink()
     assert trial.run(found, 2).stack == []
@@ -296,12 +296,12 @@ def test_runs_that_were_censored_together_go_on_together(tiny: Tiny) -> None:
     short, long = tiny(*ASKED, "target.thresholds=[1]", "target.budget_steps=40"), tiny(*ASKED, "target.thresholds=[1]")
     first = go(short, ALL)
     assert {o for r in first.values() for o in r.outcomes.values()} == {Censored(r.last_step) for r in first.values()}
-    steps_in = {entry_step(RunFolder(trial_folder(long), seed), Request.of(long.target)) for seed in ALL}
+    steps_in = {entry_step(RunFolder(trial_folder(long), seed), Request.of(long)) for seed in ALL}
     assert steps_in == {first[0].last_step}
     second = go(long, ALL)
     assert [part["step"] for part in second[3].stack] == [0, first[0].last_step]
     higher = tiny(*ASKED, "target.thresholds=[500]")
-    assert entry_step(RunFolder(trial_folder(long), 0), Request.of(higher.target)) is None
+    assert entry_step(RunFolder(trial_folder(long), 0), Request.of(higher)) is None
 
 
 def test_a_result_that_misdescribes_its_stack_is_refused(tiny: Tiny) -> None:

@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis.studies import from_study, read_study, trajectories
-from analysis.targets import curves_at, from_evaluations, running_median
+from analysis import canvas, figures
+from analysis.__main__ import _at_thresholds
+from analysis.fit import fit_all
+from analysis.studies import Source, from_study, read_study, trajectories
+from analysis.targets import curves_at, from_evaluations, running_median, table
 from cbs.errors import InputError
 from cbs.labels import labels
 from cbs.outcome import Evaluation
@@ -137,6 +140,63 @@ def test_a_log_of_evaluations_gives_the_curves_that_the_study_gives(study: Path)
     assert curve.frame[["outcome", "steps"]].to_numpy().tolist() == [["diverged", 20]]
     with pytest.raises(InputError, match="no column 'value'"):
         from_evaluations(broken.drop(columns="value"), 50.0)
+
+
+def mirrored(study: Path, to: Path) -> Path:
+    """The same study as if it had been trained to an Inception Score: every value and threshold v is 300 − v."""
+    shutil.copytree(study, to)
+    for path in to.glob("trials/*/trial.yaml"):
+        raw = yaml.safe_load(path.read_text())
+        raw["config"]["target"] |= {"metric": "inception_score", "thresholds": [125.0, 135.0]}
+        path.write_text(yaml.safe_dump(raw))
+    for path in to.glob("trials/*/seed-*/result.json"):
+        raw = json.loads(path.read_text())
+        raw["outcomes"] = [{**row, "threshold": 300 - row["threshold"]} for row in raw["outcomes"]]
+        path.write_text(json.dumps(raw))
+    for path in to.glob("trials/*/seed-*/trajectory.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row |= {"value": 300 - row["value"], "repeats": [300 - value for value in row["repeats"]]}
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return to
+
+
+def test_a_study_of_a_rising_metric_reads_as_its_mirror(study: Path, tmp_path: Path) -> None:
+    """Curves, crossings read afterwards and smoothed ones are the same; words and figures name the other side."""
+    other = mirrored(study, tmp_path / "results" / "scores")
+    falling, rising = read_study(study), read_study(other)
+    for threshold in (None, 175.0):
+        at = None if threshold is None else 300 - threshold
+        for one, two in zip(from_study(study, threshold), from_study(other, at), strict=True):
+            pd.testing.assert_frame_equal(one.frame, two.frame)
+            assert (one.target, two.target) == (f"FID ≤ {one.threshold:g}", f"IS ≥ {two.threshold:g}")
+    for threshold in (165.0, 170.0, 185.0):
+        for smoothed in (False, True):
+            ours, theirs = (
+                curves_at(falling, study, threshold, smoothed),
+                curves_at(rising, other, 300 - threshold, smoothed),
+            )
+            for one, two in zip(ours, theirs, strict=True):
+                pd.testing.assert_frame_equal(one.frame, two.frame)
+                assert one.unconfirmed == two.unconfirmed
+    plain, log = (next(iter(trajectories(runs).values())) for runs in (falling, rising))
+    (one,), (two,) = from_evaluations(plain, 185.0), from_evaluations(log, 115.0, "inception_score")
+    pd.testing.assert_frame_equal(one.frame, two.frame)
+    with pytest.raises(InputError, match=r"runs of .* stopped at 135, so what they would have done above is unknown"):
+        curves_at(rising, other, 136.0)
+
+    fits = fit_all(from_study(other))
+    at_thresholds = _at_thresholds([Source(other, fits, rising)], False)
+    assert list(at_thresholds) == [135, 114, 95.5, 80.3, 67.5]
+    drawn = figures.everything(fits, trajectories(rising), at_thresholds, None)
+    assert drawn["targets"].axes[0].get_xlabel() == "threshold (IS ≥)"
+    (score,) = {drawn[name].axes[0].get_ylabel() for name in drawn if name.startswith("crossings")}
+    assert score == "IS"
+    assert canvas.target(fits) == "target: IS ≥ 135"
+    made = table({135.0: fits, 125.0: fits}, {135.0: fits, 125.0: fits})
+    assert made.columns[1] == "IS ≥"
+    assert [row[1].text for row in made.rows[:2]] == ["125", "135"]
+    assert rising[0].command(140).endswith("'target.thresholds=[125,135,140]'")
 
 
 def test_a_threshold_that_was_trained_for_keeps_its_confirmed_outcomes(study: Path) -> None:

@@ -1,10 +1,16 @@
 """When evaluations fall, and what counts as a crossing."""
 
+import math
+from fractions import Fraction
+from itertools import accumulate, pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbs.outcome import Censored, Diverged, Evaluation, Reached, from_dict, settles, to_dict
-from cbs.target import Ask, Cadence, crossing
+from cbs.outcome import METRICS, Censored, Diverged, Evaluation, Metric, Reached, from_dict, settles, to_dict, told
+from cbs.target import Ask, Cadence, ImageCadence, crossing
+
+FALLING, RISING = Metric("less"), Metric("more", rising=True)
 
 
 def trajectory(*values: float | tuple[float, ...]) -> list[Evaluation]:
@@ -60,6 +66,88 @@ def test_a_lower_threshold_is_never_reached_earlier(values: list[float], thresho
     if isinstance(low, Reached):
         assert isinstance(high, Reached)
         assert high.first_below <= low.first_below
+
+
+values_and_repeats = st.lists(
+    st.tuples(st.floats(allow_nan=True), st.floats(allow_nan=True)) | st.tuples(st.floats(0, 10)), max_size=12
+)
+
+
+@given(values_and_repeats, st.floats(0.1, 9), st.integers(0, 2))
+def test_a_rising_metric_is_a_falling_one_in_the_mirror(
+    values: list[tuple[float, ...]], threshold: float, confirmations: int
+) -> None:
+    """What crosses from below is what −values cross from above, its brackets, asks and NaNs included."""
+    mirrored = [tuple(-v for v in one) for one in values]
+    found = crossing(trajectory(*values), threshold, confirmations, RISING)
+    assert found == crossing(trajectory(*mirrored), -threshold, confirmations, FALLING)
+
+
+@given(st.lists(st.floats(0, 10), max_size=30), st.lists(st.floats(0.1, 9), min_size=1, max_size=4))
+def test_thresholds_are_ordered_from_the_easiest(values: list[float], thresholds: list[float]) -> None:
+    """A run that has passed one has passed all before it, whichever side is the better one."""
+    for metric in (FALLING, RISING):
+        ordered = metric.ordered(thresholds)
+        assert ordered[-1] == metric.hardest(thresholds)
+        passed = [isinstance(crossing(trajectory(*values), t, 0, metric), Reached) for t in ordered]
+        assert passed == sorted(passed, reverse=True)
+        assert all(metric.arrived(harder, easier) for easier, harder in pairwise(ordered))
+
+
+def test_more_is_better_of_one_metric_only() -> None:
+    assert {name for name, metric in METRICS.items() if metric.rising} == {"inception_score"}
+
+
+def test_a_crossing_from_below_needs_its_confirmation() -> None:
+    score = METRICS["inception_score"]
+    assert crossing(trajectory(1, 2), 2.5, 1, score) is None
+    assert crossing(trajectory(1, 2.5), 2.5, 1, score) == Ask(1)
+    assert crossing(trajectory(1, (2.6, 2.4), (2.6, 2.5)), 2.5, 1, score) == Reached(20, 30)
+    assert crossing(trajectory((2.6, math.nan), math.nan), 2.5, 1, score) is None
+
+
+def test_outcomes_in_words() -> None:
+    known = {4.0: Reached(10, 1725), 2.0: Censored(9000), 3.0: Censored(8000, "abandoned"), 1.0: Diverged(7)}
+    fid, score = METRICS["fid"], METRICS["inception_score"]
+    assert told(known, fid) == (
+        "≤ 4 at step 1,725, above 3 at step 8,000 (abandoned), above 2 at step 9,000 (censored), diverged at step 7"
+    )
+    assert told({2.5: Reached(10, 1725), 3.0: Censored(9000)}, score) == (
+        "≥ 2.5 at step 1,725, below 3 at step 9,000 (censored)"
+    )
+
+
+@given(st.floats(0.01, 20), st.integers(1, 5000), st.integers(1, 64), st.integers(1, 3), st.integers(1, 40))
+def test_epochs_fall_at_the_first_step_that_has_seen_them(
+    epochs: float, images: int, b: int, critic_steps: int, k: int
+) -> None:
+    every = Fraction(str(epochs)) * images
+    cadence = ImageCadence.of(epochs, images, b * critic_steps)
+    at = math.ceil(k * every / (b * critic_steps))
+    assert cadence.following(at - 1) == at
+    assert cadence.last(at) == at
+    assert cadence.last(at - 1) < at
+
+
+def test_the_thesiss_epochs() -> None:
+    """5,000 iterations at b = 64 are 6.4 epochs of 50,000 images."""
+    cadence = ImageCadence.of(6.4, 50_000, 64)
+    assert [cadence.following(at) for at in (0, 4999, 5000, 7500)] == [5000, 5000, 10_000, 10_000]
+    assert cadence.last(500_000) == 500_000
+    assert cadence.count(0, 500_000) == 100
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.fractions(1, 500), st.integers(0, 80))
+def test_epochs_are_counted_whatever_the_batch_sizes(sizes: list[int], every: Fraction, step: int) -> None:
+    """Against a walk step by step: an evaluation wherever another multiple has been passed."""
+    seen = [0, *accumulate(sizes[min(i, len(sizes) - 1)] for i in range(700))]
+    steps = [s for s in range(1, len(seen)) if seen[s] // every > seen[s - 1] // every]
+    cadence = ImageCadence(every, lambda step: seen[min(step, 700)] + max(0, step - 700) * sizes[-1])
+    after = [at for at in steps if at > step]
+    if after:
+        assert cadence.following(step) == after[0]
+    assert cadence.last(step) == max((at for at in steps if at <= step), default=0)
+    assert cadence.count(step, 150) == sum(step < at <= 150 for at in steps)
 
 
 def test_outcomes_survive_a_round_trip_and_settle_requests() -> None:

@@ -31,10 +31,8 @@ def wanted(target: TargetConfig) -> list[str]:
 def check_metrics(target: TargetConfig, image_size: int, channels: int) -> None:
     """Raise InputError where a metric can't be had from these features or from so many samples."""
     size, samples = size_of(target.features, image_size, channels), target.samples
-    if "inception_score" in target.extra and target.features == "pixels":
-        raise InputError(
-            "target.extra has 'inception_score': target.features=pixels knows no classes; use digits or inception."
-        )
+    if "inception_score" in wanted(target):
+        _check_inception_score(target)
     fewest = max(scores.PARTS) * (size + 1)
     if "fid_infinity" in wanted(target) and samples < fewest:
         raise InputError(
@@ -46,6 +44,20 @@ def check_metrics(target: TargetConfig, image_size: int, channels: int) -> None:
         raise InputError(
             f"target.samples is {samples}: with {size:,} features, metrics other than fid can have at most {most:,}."
         )
+
+
+def _check_inception_score(target: TargetConfig) -> None:
+    if target.features == "pixels":
+        raise InputError(f"{_asks(target)}: target.features=pixels knows no classes; use digits or inception.")
+    for threshold in target.thresholds if target.metric == "inception_score" else ():
+        if threshold <= 1:
+            raise InputError(f"target.thresholds has {threshold:g}: an Inception Score is never below 1; give more.")
+
+
+def _asks(target: TargetConfig) -> str:
+    """Which field asks for an Inception Score."""
+    asked = "metric is" if target.metric == "inception_score" else "extra has"
+    return f"target.{asked} 'inception_score'"
 
 
 class Meter:
@@ -61,7 +73,7 @@ class Meter:
         self._features, self._normalisation, self._device = features, target.normalisation, device
         self._stride = -(-4 * features.size * target.samples // _KEPT_BYTES)
         if "inception_score" in self._wanted and features.logits is None:
-            raise InputError("target.extra has 'inception_score': the file that CBS_INCEPTION names knows no classes.")
+            raise InputError(f"{_asks(target)}: the file that CBS_INCEPTION names knows no classes.")
         self.reference = Reference(self._wanted, packed, features, target.normalisation, data, device)
 
     def rehearse(self, images: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbs.machine import whole_floats
+from cbs.models.attention import attend
 from cbs.models.spectral import Conv2d, Embedding, Linear, Spectral
 
 # Channels, as multiples of the width. A generator's: of its first feature maps, then after each block, which doubles
@@ -55,8 +56,7 @@ class Attention(nn.Module):
         theta = self.theta(x).flatten(2)
         phi = F.max_pool2d(self.phi(x), 2).flatten(2)
         g = F.max_pool2d(self.g(x), 2).flatten(2)
-        weights = torch.bmm(theta.transpose(1, 2), phi).softmax(-1)
-        read = torch.bmm(g, weights.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:])
+        read = attend(theta, phi, g).view(x.shape[0], -1, *x.shape[2:])
         return torch.addcmul(x, self.o(read), self.gain)
 
 

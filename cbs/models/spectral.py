@@ -32,7 +32,11 @@ class Spectral(nn.Module):
 
     def _remember(self) -> None:
         """Register u, which `initialise` draws."""
-        self.register_buffer("u", torch.ones(len(self.weight)))
+        self.register_buffer("u", torch.ones(len(self._matrix())))
+
+    def _matrix(self) -> torch.Tensor:
+        """W with one row per output."""
+        return self.weight.flatten(1)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Orthogonal weight, bias of nn.Linear and nn.Conv2d (uniform within ±1/√inputs), u ~ N(0, 1)."""
@@ -48,7 +52,7 @@ class Spectral(nn.Module):
             return self._scale()
 
     def _scale(self) -> torch.Tensor:
-        matrix = self.weight.flatten(1)
+        matrix = self._matrix()
         with torch.no_grad():
             v = torch.mv(matrix.t(), self.u)
             v /= torch.linalg.vector_norm(v).clamp_min(_EPS)
@@ -65,15 +69,30 @@ class Spectral(nn.Module):
 
 
 class Conv2d(Spectral, nn.Conv2d):
-    """A convolution that keeps the size."""
+    """A convolution that keeps the size, or divides it by its stride: of an odd side, or of side 4 with stride 2."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, bias: bool = True) -> None:
-        nn.Conv2d.__init__(self, inputs, outputs, side, padding=side // 2, bias=bias)
+    def __init__(self, inputs: int, outputs: int, side: int, bias: bool = True, stride: int = 1) -> None:
+        nn.Conv2d.__init__(self, inputs, outputs, side, stride, padding=(side - 1) // 2, bias=bias)
         self._remember()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, inputs, height, width) -> (b, outputs, height, width)"""
-        return F.conv2d(x, self.normalised(), self.bias, padding=self.padding)
+        """(b, inputs, height, width) -> (b, outputs, height / stride, width / stride)"""
+        return F.conv2d(x, self.normalised(), self.bias, self.stride, self.padding)
+
+
+class ConvTranspose2d(Spectral, nn.ConvTranspose2d):
+    """A transposed convolution of side 4 that doubles the size, without bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        nn.ConvTranspose2d.__init__(self, inputs, outputs, 4, stride=2, padding=1, bias=False)
+        self._remember()
+
+    def _matrix(self) -> torch.Tensor:
+        return self.weight.transpose(0, 1).flatten(1)
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """(b, inputs, height, width) -> (b, outputs, 2 height, 2 width)"""
+        return F.conv_transpose2d(x, self.normalised(), None, stride=2, padding=1)
 
 
 class Linear(Spectral, nn.Linear):
