@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cbs.outcome import ABANDONED, BUDGET
+from cbs.schedules import BatchSizeConfig
 from cbs.target import Cadence
 
 
@@ -123,16 +125,29 @@ LOGGERS: dict[str, type[LoggerConfig]] = {
 }
 
 
-@dataclass  # OmegaConf can't merge into a frozen dataclass inside another
-class ScheduleConfig:
-    kind: str
-
-
 @dataclass(frozen=True)
-class BatchSizeConfig:
-    label: str
-    initial: int
-    schedule: ScheduleConfig
+class BranchConfig:
+    """The run of the same seed that a run shares its first steps with: its parent, trained with one batch size.
+
+    step, epochs: how many; one of them is None. optimizer: the parent's; None: the trial's own.
+    """
+
+    step: int | None
+    epochs: float | None
+    batch_size: int
+    optimizer: OptimizerConfig | None
+
+    @property
+    def name(self) -> str:
+        """What the shared state is called in the parent's folder."""
+        return f"step-{self.step}" if self.step is not None else f"epochs-{self.epochs!r}"
+
+    def steps(self, images: int, critic_steps: int) -> int:
+        """How many steps are shared, with so many images in the data set."""
+        if self.step is not None:
+            return self.step
+        assert self.epochs is not None
+        return math.ceil(self.epochs * images / (self.batch_size * critic_steps))
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,7 @@ class Config:
     dataset: DatasetConfig
     optimizer: OptimizerConfig
     batch_size: BatchSizeConfig
+    branch_from: BranchConfig | None
     target: TargetConfig
     logger: LoggerConfig
 
@@ -205,6 +221,18 @@ class Config:
         """The same trial, its runs to go so far for now; None: to their budget."""
         return replace(self, target=replace(self.target, grant_steps=steps))
 
+    def at(self, b: int) -> Config:
+        """The same trial with one batch size throughout, from its first step on."""
+        return replace(self, batch_size=BatchSizeConfig.constant(b), branch_from=None)
+
+    @property
+    def parent(self) -> Config | None:
+        """The trial that this one shares its first steps with."""
+        if self.branch_from is None:
+            return None
+        optimizer = self.branch_from.optimizer or self.optimizer
+        return replace(self.at(self.branch_from.batch_size), optimizer=optimizer)
+
     @property
     def study_dir(self) -> Path:
         return Path(self.paths.results) / self.name
@@ -216,6 +244,7 @@ ADDED = {
     "noise_batches": 0,
     "stack": "auto",
     "gpus_per_trial": 1,
+    "branch_from": None,
     "logger": {"name": "none"},
     "precision": "fp32",
     "micro_batch": None,

@@ -21,9 +21,10 @@ from cbs.schema import Config, DCGANConfig, Request
 
 
 def stackable(config: Config) -> bool:
-    """Whether seeds of a trial may train as one network: DCGAN's pairs, whole batches, one process."""
+    """Whether seeds of a trial may train as one network: DCGAN's pairs, whole batches of one size, one process."""
     possible = isinstance(config.model, DCGANConfig) and config.micro_batch is None and config.gpus_per_trial == 1
-    return possible and config.stack != 1
+    steady = config.batch_size.is_constant and config.branch_from is None
+    return possible and steady and config.stack != 1
 
 
 def entry_step(folder: RunFolder, request: Request) -> int | None:

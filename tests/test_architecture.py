@@ -53,9 +53,8 @@ def test_packages_import_only_what_they_may(package: str) -> None:
                 assert rest[0] in OPEN - {"claim", "cli", "stack"} | {"target", "__version__"}, f"{file} imports {name}"
             if head == "cbs" and package == "launch":
                 inside_function = name not in imports(file, top_level_only=True)
-                assert rest[0] in OPEN | {"batch_sizes"} or (rest[0] in ("trial", "parallel") and inside_function), (
-                    f"{file}: {name}"
-                )
+                doors = rest[0] in ("trial", "parallel") and inside_function
+                assert rest[0] in OPEN | {"batch_sizes", "branch"} or doors, f"{file}: {name}"
 
 
 @pytest.mark.parametrize("module", ["cbs.outcome", "cbs.target", "cbs.errors"])

@@ -14,10 +14,12 @@ from cbs.machine import arithmetic
 from cbs.models.batch_norm import synchronise
 from cbs.models.biggan import orthogonality
 from cbs.models.modes import Average, evaluating, untracked
+from cbs.outcome import Evaluation
 from cbs.parallel import ALONE, Team
 from cbs.schema import BigGANConfig, Config
 from cbs.streams import stream
 from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
+from cbs.tasks.pacing import Pacing
 from cbs.tasks.replay import Replay
 
 # Images generated at once for an evaluation, in pixels: a constant, because it shapes rounding.
@@ -50,14 +52,12 @@ class GAN:
         """data: where the sampler is to gather from. config.micro_batch: settled, no longer "auto"."""
         assert not isinstance(config.micro_batch, str)
         self.model = config.model
-        self.b = config.batch_size.initial
         self.device = device
         self._team = team
         self._mode = config.target.generator
         self._precision = config.precision
         # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
         self.micro_batch = config.micro_batch
-        self._parts = team.parts(self.b, config.micro_batch or self.b)
         self._classes = data.classes if isinstance(self.model, BigGANConfig) else 0
         self.generator, self.discriminator = models.build(self.model, config.dataset, self._classes)
         shadow = models.build(self.model, config.dataset, self._classes)[0] if self._mode == "ema" else None
@@ -70,10 +70,8 @@ class GAN:
             for network in filter(None, (self.generator, self.discriminator, shadow)):
                 # Tensor cores want an image's channels side by side.
                 network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = None
-        if shadow is not None:
-            decay, start = config.target.ema_decay, config.target.ema_start_step
-            self.average = Average(shadow, self.generator, decay, start)
+        decay, start = config.target.ema_decay, config.target.ema_start_step
+        self.average = None if shadow is None else Average(shadow, self.generator, decay, start)
         self._g = list(self.generator.parameters())
         self._d = list(self.discriminator.parameters())
         self.optimizer_g = optim.build(config.optimizer, self._g, config.optimizer.lr_generator)
@@ -82,9 +80,20 @@ class GAN:
         self._latent = stream(seed, "latent", device=device)
         self._label = stream(seed, "fake labels", device=device)
         self._mix = stream(seed, "gradient penalty", device=device)
-        small = self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
-        alone = team.size == 1 and len(self._parts) == 1
-        self._replay = Replay(self._learn, self._tensors) if device.type == "cuda" and small and alone else None
+        self.steps = 0
+        self._pacing = Pacing(config, len(data.images))
+        self.resize(config.batch_size.initial)
+
+    def resize(self, b: int) -> None:
+        """Take batches of b from the next step on."""
+        self.b, self._parts = b, self._team.parts(b, self.micro_batch or b)
+        small = b * self.sampler.images.shape[-1] ** 2 <= Replay.MOST_PIXELS
+        alone = self.device.type == "cuda" and self._team.size == 1 and len(self._parts) == 1
+        self._replay = Replay(self._learn, self._tensors) if small and alone else None
+
+    def saw(self, evaluations: Sequence[Evaluation]) -> None:
+        self._pacing.saw(evaluations)
+        self._pacing.keep(self)
 
     @property
     def samples(self) -> int:
@@ -99,8 +108,10 @@ class GAN:
         draws = [self._draw(real=True) for _ in range(self.model.critic_steps)]
         draws.append(self._draw(real=False) if isinstance(self.model, BigGANConfig) else draws[-1])
         losses = self._learn(draws) if self._replay is None else self._replay(draws)
+        self.steps += 1
         if self.average is not None:
-            self.average.follow(self.sampler.consumed // (self.b * self.model.critic_steps))
+            self.average.follow(self.steps)
+        self._pacing.keep(self)
         return losses
 
     def _draw(self, real: bool) -> list[Draw]:
@@ -197,7 +208,7 @@ class GAN:
         """One optimizer step along the gradient for these parameters only: the other network gets none."""
         gradients, loss = self._gradient(parameters, losses)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = laid_out_as(parameter, gradient)
+            parameter.grad = optim.laid_out_as(parameter, gradient)
         optimizer.step()
         return loss
 
@@ -264,6 +275,7 @@ class GAN:
             "label": self._label.get_state(),
             "mix": self._mix.get_state(),
             "consumed": self.sampler.consumed,
+            "steps": self.steps,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -276,21 +288,12 @@ class GAN:
             self._label.set_state(state["label"])
         self._mix.set_state(state["mix"])
         self.sampler.seek(state["consumed"])
+        self.steps = state.get("steps", state["consumed"] // (self.b * self.model.critic_steps))  # old ones have none
         if self._replay is not None:
             self._replay.forget()
+        self._pacing.keep(self)
 
 
 def _of(x: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
     """What a network is given: labels only where it is conditioned on them."""
     return (x,) if labels is None else (x, labels)
-
-
-def laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """A gradient that lies in memory as its parameter does.
-
-    Fused optimizers read it so. What a convolution's second derivative returns doesn't lie like that, and only
-    `backward` would have laid it out.
-    """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)

@@ -36,6 +36,7 @@ class Stack(GAN):
         self.model, self.b, self.device = first.model, first.b, first.device
         self.sampler, self._precision, self._team = first.sampler, config.precision, ALONE
         self._parts, self._classes = [slice(0, self.b)], 0
+        self.steps, self._pacing = first.steps, first._pacing
         self.generator = stacked([member.generator for member in members])
         self.discriminator = stacked([member.discriminator for member in members])
         self.average = None
@@ -78,6 +79,8 @@ class Stack(GAN):
 
     def give_back(self, optimizers: bool = False) -> None:
         """Bring every member's networks up to date, and its optimizers too where they are asked for."""
+        for member in self.members:
+            member.steps = self.steps
         for name, network in self._networks().items():
             own = [member._networks()[name].state_dict() for member in self.members]
             for key, values in network.state_dict().items():
