@@ -22,14 +22,15 @@ from tests.conftest import TINY, config
 
 Tiny = Callable[..., Config]
 SIZE = "batch_size.schedule"
+FIVE = "batch_size.initial=5"
 STEPS = (
     "batch_size=at_steps",
-    "batch_size.initial=5",
+    FIVE,
     f"{SIZE}.at=[25,60]",
     f"{SIZE}.sizes=[12,7]",
     f"{SIZE}.lr=linear",
 )
-EPOCHS = ("batch_size=at_epochs", "batch_size.initial=5", f"{SIZE}.at=[0.1,0.5]", f"{SIZE}.factor=3", f"{SIZE}.lr=sqrt")
+EPOCHS = ("batch_size=at_epochs", FIVE, f"{SIZE}.at=[0.1,0.5]", f"{SIZE}.factor=3", f"{SIZE}.lr=sqrt")
 STALL = (
     "batch_size=double_on_stall",
     FIVE,
