@@ -116,7 +116,8 @@ def _read(given: argparse.Namespace) -> list[Source]:
         name = path.stem if stems.count(path.stem) == 1 else str(path)
         for curve in curves:
             curve.label = f"{name}: {curve.name}" if several else curve.label
-        sources.append(Source(path, fit_all(curves, given.growing_spread), runs))
+        on_curves = [run for run in runs if run.on_a_curve]
+        sources.append(Source(path, fit_all(curves, given.growing_spread), on_curves))
     return sources
 
 

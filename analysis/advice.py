@@ -210,6 +210,11 @@ def _data(fit: Fit) -> list[str]:
     uneven = runs[runs < runs.max()]
     if len(uneven):
         found.append(f"Fewer runs than the {runs.max()} elsewhere at b = {', '.join(f'{b:g}' for b in uneven.index)}.")
+    if fit.curve.changing:
+        found.append(
+            f"{fit.curve.changing} runs of the study change their batch size, or branch from another run: they are "
+            "points of no curve N(b), and left out."
+        )
     if fit.curve.left_out:
         found.append(f"{fit.curve.left_out} runs have no outcome at this threshold and are left out.")
     if fit.curve.unconfirmed:

@@ -38,7 +38,8 @@ class Curve:
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
     read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
-    runs that an adaptive sweep had no more use for, before their budget was spent.
+    runs that an adaptive sweep had no more use for, before their budget was spent. changing: runs of the study whose
+    batch size changes, or that branch from another run; they are on no curve.
     metric: what crosses the threshold; None where a file doesn't say, and less is taken to be better.
     spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
@@ -55,6 +56,7 @@ class Curve:
     spent: pd.DataFrame | None = field(default=None, repr=False)
     abandoned: int = 0
     metric: Metric | None = None
+    changing: int = 0
 
     @property
     def name(self) -> str:

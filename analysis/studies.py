@@ -14,7 +14,7 @@ import yaml
 
 from analysis.curves import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
-from cbs.key import curve_identity
+from cbs.key import curve_identity, on_a_curve
 from cbs.labels import labels
 from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
@@ -34,6 +34,11 @@ class Run:
     @property
     def batch_size(self) -> int:
         return int(self.config["batch_size"]["initial"])
+
+    @property
+    def on_a_curve(self) -> bool:
+        """Whether it is a point of a curve N(b): a run that keeps one batch size from its first step on."""
+        return on_a_curve(self.config)
 
     @property
     def group(self) -> str:
@@ -133,9 +138,14 @@ def from_study(study: Path | str, threshold: float | None = None) -> list[Curve]
 
 
 def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> list[Curve]:
-    """The curves of runs that were read already."""
+    """The curves of runs that were read already; those whose batch size changes are left out, and counted.
+
+    Raises InputError where none is left.
+    """
     curves = []
     groups = grouped(runs)
+    if not groups:
+        raise InputError(f"{study} holds no run that keeps one batch size from its first step on: a curve needs those.")
     known = sorted({t for run in runs for t in run.result.outcomes})
     if threshold is not None and threshold not in known:
         raise InputError(f"threshold is {threshold:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
@@ -154,9 +164,9 @@ def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> l
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
-    """Runs by the curve they belong to."""
+    """Runs by the curve they belong to; those on no curve are left out."""
     groups: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in (one for one in runs if one.on_a_curve):
         groups.setdefault(run.group, []).append(run)
     return groups
 
@@ -181,10 +191,11 @@ def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, lef
 
 
 def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:
-    """The same curves, labelled by what tells them apart, in the labels' order."""
+    """The same curves, labelled by what tells them apart, in the labels' order. runs: all of the study."""
     configs = {run.group: run.config for run in runs}
+    changing = sum(not run.on_a_curve for run in runs)
     for curve, label in zip(curves, labels([configs[curve.group] for curve in curves]), strict=True):
-        curve.label = label
+        curve.label, curve.changing = label, changing
     return sorted(curves, key=lambda curve: curve.label)
 
 

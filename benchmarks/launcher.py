@@ -21,7 +21,8 @@ from cbs.key import trial_folder
 from cbs.metrics import weights
 from cbs.outcome import Evaluation, Reached
 from cbs.record import Result, RunFolder, write_json
-from cbs.schema import BatchSizeConfig, Config, Request, ScheduleConfig
+from cbs.schedules import BatchSizeConfig
+from cbs.schema import Config, Request
 from cbs.trial import write_trial
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def _trials(here: list[str]) -> list[Config]:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             base = typed(compose("config", overrides=[f"optimizer={optimizer}", *here]))
         for b in _SIZES:
-            size = BatchSizeConfig(str(b), b, ScheduleConfig("constant"))
+            size = BatchSizeConfig.constant(b)
             rates = [replace(base.optimizer, lr_generator=float(rate)) for rate in _RATES]
             found += [replace(base, batch_size=size, optimizer=rate) for rate in rates]
     return found

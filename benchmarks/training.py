@@ -22,8 +22,9 @@ from cbs import models, optim
 from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics, tf32
 from cbs.models import dcgan
+from cbs.options import BigGANConfig
 from cbs.recording import trains_through_onednn
-from cbs.schema import BigGANConfig, Config
+from cbs.schema import Config
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
 from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty

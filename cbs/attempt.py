@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from cbs import checkpoint, energy, loggers, memory
+from cbs.branch_state import begun
 from cbs.claim import Claim
-from cbs.loop import Goal, Hooks, Progress, Unrepeatable, train
+from cbs.loop import Goal, Hooks, Progress, Unrepeatable, reach, train
 from cbs.machine import onednn, tf32
 from cbs.outcome import Outcome
 from cbs.parallel import Led, Team
@@ -24,6 +25,8 @@ from cbs.tasks.gan import GAN
 
 # When saving is tried again after the disk was full.
 RETRY_SECONDS = 10.0
+T = TypeVar("T")
+Origin = Callable[[Sequence[float]], dict[str, Any] | None]
 
 
 class Attempt(Recording):
@@ -39,12 +42,17 @@ class Attempt(Recording):
         report: Callable[[Report], None],
         stopped: Callable[[], bool],
         team: Team,
+        origin: Origin = lambda _: None,
     ) -> None:
+        """origin: thresholds -> the state to begin with, if it is another run's, its crossings of them confirmed."""
         assert seed == folder.seed
         super().__init__(config, folder, claim, logger, report, Ground(config))
         self._stopped, self._team = stopped, team
         self.noise_batches = config.noise_batches if team.size == 1 else 0
-        self._kept = checkpoint.load(folder.checkpoint_path)
+        self._kept, self._origin = checkpoint.load(folder.checkpoint_path), origin
+        first = self._kept or origin(Request.of(config).thresholds)
+        self.branched_from = first and first.get("branched_from")
+        self._first = None if first is self._kept else first
         self._settled = self._settle()
         self.task = self._build_fitting()
         self._energy = energy.Meter(self.ground.device)
@@ -70,11 +78,24 @@ class Attempt(Recording):
             return self._again(goal, known)
         return self._close(outcomes, progress, known)
 
+    def reach(self, step: int) -> dict[str, Any]:
+        """Train to exactly this step, whatever is reached before; save and return the run's state there."""
+        known = self.open(self._team.size)
+        request = Request.of(self.config)
+        thresholds = tuple({*request.thresholds, *(known.outcomes if known else ())})
+        progress = self._restore()
+        self._through(partial(reach, step=step), self.goal(replace(request, thresholds=thresholds)), progress)
+        progress.energy_joules = self._energy.added_to(progress.energy_joules)
+        self._save(progress)
+        self._write_progress(progress, rests=True)
+        return run_state(self, progress)
+
     def _again(self, goal: Goal, known: Result | None) -> Result:
         self.claim.check()
         checkpoint.remove(self.folder.checkpoint_path)
+        self._first = self._origin(goal.thresholds)
         self.task = self._build()
-        progress = Progress()
+        progress = self._begin()
         outcomes = self._train(goal, progress)
         return self._close(outcomes, progress, known)
 
@@ -84,7 +105,7 @@ class Attempt(Recording):
         return self.finish(outcomes, progress, known)
 
     def _build(self) -> GAN:
-        self._team.tell("build", (self.seed, self.ground.packed.digest, self._settled.micro_batch))
+        self._team.tell("build", (self.seed, self.ground.packed.digest, self._settled))
         data = on_device(self.ground.packed, self.ground.device)
         task = GAN(self._settled, self.seed, data, self.ground.device, self._team)
         self._team.meet()
@@ -109,18 +130,31 @@ class Attempt(Recording):
         self.ground.meter.rehearse(next(iter(task.sample(self.config.target.samples, noise))))
 
     def _train(self, goal: Goal, progress: Progress) -> dict[float, Outcome]:
+        return self._through(train, goal, progress)
+
+    def _through(self, loop: Callable[..., T], goal: Goal, progress: Progress) -> T:
+        """What the loop returns, on this machine, in this run's arithmetic."""
         self._energy.lap()  # what building took is no part of a run's cost, nor of its seconds
         with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
             led, hooks = Led(self.task, self._team), Hooks(self._evaluated, self._looked_up)
-            return train(led, partial(self._measure, progress), goal, progress, hooks)
+            return loop(led, partial(self._measure, progress), goal, progress, hooks)
 
     def _restore(self) -> Progress:
         state, self._kept = self._kept, None
+        return self._begin() if state is None else self._take(state, state["task"])
+
+    def _begin(self) -> Progress:
+        state, self._first = self._first, None
         if state is None:
             return Progress()
+        branch, own = self.config.branch_from, self.config.optimizer.name
+        same_optimizer = branch is None or branch.optimizer is None or branch.optimizer.name == own
+        return self._take(state, begun(self.task.state(), state["task"], same_optimizer))
+
+    def _take(self, state: dict[str, Any], of_task: dict[str, Any]) -> Progress:
         self.same_data(state["data"])
         self.stack = state.get("stack", [])
-        Led(self.task, self._team).load(state["task"])
+        Led(self.task, self._team).load(of_task)
         return Progress.from_state(state["progress"])
 
     def _save(self, progress: Progress) -> None:
@@ -153,4 +187,5 @@ def run_state(run: Recording, progress: Progress) -> dict[str, Any]:
         "data": run.ground.packed.digest,
         "micro_batch": run.task.micro_batch,
         **({"stack": run.stack} if run.stack else {}),
+        **({"branched_from": run.branched_from} if run.branched_from else {}),
     }

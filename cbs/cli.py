@@ -99,7 +99,8 @@ def sentence(error: BaseException) -> str:
     if missing and options:
         group, _, wrong = missing.removesuffix(".yaml").rpartition("/")
         if group == "batch_size":
-            return f"batch_size is {wrong!r}: it must be a whole number, 1 or more."
+            schedules = nearest(wrong, (name for name in options if not name.isdigit()))
+            return f"batch_size is {wrong!r}: it must be a whole number, 1 or more, or a schedule; {schedules}."
         return f"{group} is {wrong!r}: {nearest(wrong, options)}."
     from hydra.errors import OverrideParseException
 

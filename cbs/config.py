@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cbs import rules
 from cbs.errors import InputError, nearest
+from cbs.key import trial_key
+from cbs.options import LOGGERS, MODELS, OPTIMIZERS, UPDATES
 from cbs.rules import one_of
-from cbs.schema import (
-    LOGGERS,
-    MODELS,
-    OPTIMIZERS,
-    UPDATES,
-    BatchSizeConfig,
-    Config,
-    DatasetConfig,
-    PathsConfig,
-    TargetConfig,
-    TaskConfig,
-)
+from cbs.schedule_rules import schedule_of
+from cbs.schedules import BatchSizeConfig
+from cbs.schema import BranchConfig, Config, DatasetConfig, PathsConfig, TargetConfig, TaskConfig
 
 _HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout has it beside the package.
@@ -49,7 +42,6 @@ _GROUPS: dict[str, Any] = {
     "paths": PathsConfig,
     "task": TaskConfig,
     "dataset": DatasetConfig,
-    "batch_size": BatchSizeConfig,
     "target": TargetConfig,
 }
 
@@ -77,11 +69,53 @@ def _checked(plain: dict[str, Any]) -> Config:
     groups["model"] = _parse(_named(MODELS, plain, "model"), plain, "model")
     groups["optimizer"] = _parse(_named(OPTIMIZERS, plain, "optimizer"), plain, "optimizer")
     groups["update"] = _parse(_named(UPDATES, plain, "update"), plain, "update")
+    groups["batch_size"] = _batch_size(plain)
+    groups["branch_from"] = _branch(plain)
     groups["logger"] = _parse(_named(LOGGERS, plain, "logger"), plain, "logger")
     top = {key: value for key, value in plain.items() if key not in groups}
     config = Config(**vars(_parse(_Top, {"": top}, "")), **groups)
     rules.check(config)
-    return config
+    return _unbranched_from_itself(config)
+
+
+@dataclass
+class _BatchSize:
+    label: str
+    initial: int
+    schedule: Any
+
+
+@dataclass
+class _Branch:
+    step: int | None
+    epochs: float | None
+    batch_size: int | None
+    optimizer: Any = None
+
+
+def _batch_size(plain: dict[str, Any]) -> BatchSizeConfig:
+    found = _parse(_BatchSize, plain, "batch_size")
+    rules.at_least("batch_size", found.initial, 1)
+    return BatchSizeConfig(found.label, found.initial, schedule_of(found.schedule or {}, found.initial))
+
+
+def _branch(plain: dict[str, Any]) -> BranchConfig | None:
+    if not any(value is not None for value in (plain.get("branch_from") or {}).values()):
+        return None
+    found = _parse(_Branch, plain, "branch_from")
+    if found.batch_size is None:
+        raise InputError("branch_from.batch_size has no value here: give the one that the shared steps have.")
+    if found.optimizer is not None:
+        among = {"branch_from.optimizer": found.optimizer}
+        found.optimizer = _parse(_named(OPTIMIZERS, among, "branch_from.optimizer"), among, "branch_from.optimizer")
+    return BranchConfig(**vars(found))
+
+
+def _unbranched_from_itself(config: Config) -> Config:
+    """The trial that others branch from, where a sweep over arms has it among them, is that trial and no branch."""
+    parent, plain = config.parent, replace(config, branch_from=None)
+    same = parent is not None and trial_key(parent.to_dict(), "") == trial_key(plain.to_dict(), "")
+    return plain if same else config
 
 
 def _named(schemas: Mapping[str, Any], plain: dict[str, Any], group: str) -> Any:

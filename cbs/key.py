@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cbs.metrics import weights
+from cbs.schedules import is_constant, sizes
 
 if TYPE_CHECKING:
     from cbs.schema import Config
@@ -50,7 +51,20 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
         "features_digest": features_digest,
         **division(config),
         **arithmetic(config),
+        **branching(config, features_digest),
     }
+
+
+def branching(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
+    """Nothing, or the key of the trial that a trial shares its first steps with, and where they part."""
+    branch = config.get("branch_from")
+    if branch is None:
+        return {}
+    constant = {"label": "", "initial": branch["batch_size"], "schedule": {"kind": "constant"}}
+    optimizer = branch["optimizer"] or config["optimizer"]
+    parent = {**config, "branch_from": None, "batch_size": constant, "optimizer": optimizer}
+    at = {unit: branch[unit] for unit in ("step", "epochs") if branch[unit] is not None}
+    return {"branch_from": {"parent": trial_key(parent, features_digest), **at}}
 
 
 def recipe(config: dict[str, Any]) -> int:
@@ -78,7 +92,7 @@ def division(config: dict[str, Any]) -> dict[str, Any]:
 def arithmetic(config: dict[str, Any]) -> dict[str, Any]:
     """What of a trial's arithmetic differs from what every record was made with before there was a choice."""
     precision, micro_batch = config.get("precision", "fp32"), config.get("micro_batch")
-    whole = micro_batch is None or (micro_batch != "auto" and micro_batch >= config["batch_size"]["initial"])
+    whole = micro_batch is None or (micro_batch != "auto" and micro_batch >= max(sizes(config["batch_size"])))
     return {
         **({"precision": precision} if precision != "fp32" else {}),
         **({"micro_batch": micro_batch} if not whole else {}),
@@ -86,11 +100,19 @@ def arithmetic(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def curve_identity(config: dict[str, Any]) -> str:
-    """What two trials of one curve have in common, as text: all but the batch size, the thresholds and the budget."""
-    shaping = {k: v for k, v in identity(config, "").items() if k != "batch_size"}
+    """What two trials of one curve have in common, as text: all but the batch size, the thresholds and the budget.
+
+    A trial whose batch size changes lies on no curve, and shares this with others of its schedule only.
+    """
+    shaping = {k: v for k, v in identity(config, "").items() if k != "batch_size" or not on_a_curve(config)}
     # A small batch is whole whatever the micro-batch, and yet a point of the curve with micro-batches.
     asked = {"micro_batch": config["micro_batch"]} if config.get("micro_batch") is not None else {}
     return json.dumps({**shaping, **asked}, sort_keys=True)
+
+
+def on_a_curve(config: dict[str, Any]) -> bool:
+    """Whether a trial has one batch size, from its first step on: a point of N(b)."""
+    return is_constant(config["batch_size"]) and config.get("branch_from") is None
 
 
 def trial_key(config: dict[str, Any], features_digest: str) -> str:

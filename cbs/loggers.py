@@ -15,9 +15,10 @@ from typing import Any
 
 from cbs.errors import InputError
 from cbs.key import REQUEST
+from cbs.options import LoggerConfig
 from cbs.outcome import Evaluation, Outcome, Reached
 from cbs.record import RunFolder, write_atomic
-from cbs.schema import Config, LoggerConfig
+from cbs.schema import Config
 from cbs.services import About, Service, service
 
 # What a logger may take at the end to catch up before it is left behind; less than a sweep's grace for its runs.

@@ -41,6 +41,10 @@ class Task(Protocol):
         """Train one step; return the detached losses, one scalar tensor per name, unread."""
         ...
 
+    def saw(self, evaluations: Sequence[Evaluation]) -> None:
+        """Take in the run's evaluations so far: before its first step here, and after each of them."""
+        ...
+
     def finite(self) -> bool:
         """Whether every parameter is finite."""
         ...
@@ -132,6 +136,7 @@ def train(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: H
 
     Raises Unrepeatable where a crossing would need networks that are no longer there.
     """
+    task.saw(progress.evaluations)
     while True:
         outcomes = settled(measure, goal, progress, hooks)
         if outcomes is not None:
@@ -139,6 +144,24 @@ def train(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: H
         _advance(task, progress, goal.cadence.following(progress.evaluated_step), hooks)
         if progress.diverged_at is None:
             evaluate(task, measure, progress, hooks)
+
+
+def reach(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: Hooks, step: int) -> None:
+    """Train to exactly this step, whatever is reached before, as `train` would have passed it; or to a divergence.
+
+    Raises Unrepeatable as `train` does.
+    """
+    task.saw(progress.evaluations)
+    while True:
+        settled(measure, goal, progress, hooks)
+        if progress.diverged_at is not None or progress.evaluated_step >= step:
+            return
+        following = goal.cadence.following(progress.evaluated_step)
+        _advance(task, progress, min(following, step), hooks)
+        if progress.diverged_at is None and progress.step == following:
+            evaluate(task, measure, progress, hooks)
+        elif progress.step == step:
+            return
 
 
 def settled(measure: Measure, goal: Goal, progress: Progress, hooks: Hooks) -> dict[float, Outcome] | None:
@@ -220,6 +243,7 @@ def evaluate(task: Task, measure: Measure, progress: Progress, hooks: Hooks) -> 
         )
     )
     progress.loss_sums, progress.loss_count = [], 0
+    task.saw(progress.evaluations)
     hooks.evaluated(progress)
 
 

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from cbs.data.sampler import Pictures
 from cbs.errors import InputError
 from cbs.models.sagan import attended
-from cbs.schema import Config, SAGANConfig
+from cbs.options import SAGANConfig
+from cbs.schema import Config
 from cbs.tasks.gan import GAN
 
 # Estimating takes a second: below this b·size²·width (and where pixels attend to pixels, as many values beside it) a
@@ -55,12 +56,12 @@ class _Live(TorchDispatchMode):
 
 
 def step_bytes(config: Config, classes: int) -> int:
-    """The most bytes that tensors take in a training step of this config, weights and moments included.
+    """The most bytes that tensors take in a training step at a config's largest b, weights and moments included.
 
     Found by taking one with tensors that have shapes and no content. A library's workspaces come on top.
     """
-    n = -(-config.batch_size.initial // config.gpus_per_trial)
-    share = replace(config, batch_size=replace(config.batch_size, initial=n), gpus_per_trial=1)
+    n = -(-config.batch_size.largest // config.gpus_per_trial)
+    share = replace(config.at(n), gpus_per_trial=1)
     data, device = config.dataset, torch.device("cpu")
     with FakeTensorMode(), _Live() as live:
         images = torch.empty(n, data.channels, data.image_size, data.image_size, dtype=torch.uint8)
@@ -76,7 +77,7 @@ def fitted(config: Config, classes: int, device: torch.device) -> Config:
 
     Raises InputError where a step doesn't fit into the memory that the device has free.
     """
-    b = config.batch_size.initial
+    b = config.batch_size.largest
     n = min(config.micro_batch, b) if isinstance(config.micro_batch, int) else b
     free = free_bytes(device)
     while True:
@@ -105,7 +106,7 @@ def smaller(config: Config, settled: Config, device: torch.device, why: object) 
 
     Raises InputError where it doesn't, or where a micro-batch can't be smaller.
     """
-    field, n = "batch_size", config.batch_size.initial
+    field, n = "batch_size", config.batch_size.largest
     if isinstance(settled.micro_batch, int):
         field, n = "micro_batch", settled.micro_batch
     least = config.gpus_per_trial

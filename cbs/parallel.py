@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from cbs.errors import InputError
 from cbs.loop import Task
 from cbs.machine import resolve_device
+from cbs.outcome import Evaluation
 from cbs.schema import Config
 
 _ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -28,8 +29,8 @@ _ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 _STUCK = timedelta(minutes=10)
 # Followers wait while rank 0 packs a data set or evaluates. Where it dies, its connections tell them at once.
 _PATIENCE = timedelta(hours=24)
-_COMMANDS = ("step", "build", "load", "end")
-_WITH_CONTENT = ("build", "load")
+_COMMANDS = ("step", "build", "load", "saw", "end")
+_WITH_CONTENT = ("build", "load", "saw")
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,10 @@ class Led:
         self._team.tell("step")
         return self._task.step()
 
+    def saw(self, evaluations: Sequence[Evaluation]) -> None:
+        self._team.tell("saw", evaluations)
+        self._task.saw(evaluations)
+
     def finite(self) -> bool:
         return self._task.finite()
 
@@ -162,6 +167,8 @@ def follow(team: Team, build: Callable[[Any], Task]) -> None:
         assert task is not None
         if command == "load":
             task.load(content)
+        elif command == "saw":
+            task.saw(content)
         else:
             task.step()
 

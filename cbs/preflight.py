@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from cbs import loggers
+from cbs.branch import check_branch
 from cbs.data.packed import Packed, prepare
 from cbs.errors import InputError
 from cbs.machine import resolve_device
@@ -40,9 +41,9 @@ def preflight(config: Config) -> Packed:
                 f"{name} is {str(path)!r}: it can't be written, or files have no hard links there ({error.strerror})."
             ) from error
     packed = prepare(config.dataset, Path(config.paths.data))
-    if config.batch_size.initial > packed.count:
+    if config.batch_size.largest > packed.count:
         raise InputError(
-            f"batch_size is {config.batch_size.initial}: {config.dataset.name} has {packed.count} images, "
+            f"batch_size is {config.batch_size.largest}: {config.dataset.name} has {packed.count} images, "
             "and a batch takes each at most once."
         )
     if config.target.every_epochs is not None and config.dataset.images != packed.count:
@@ -50,6 +51,7 @@ def preflight(config: Config) -> Packed:
             f"dataset.images is {config.dataset.images}: {config.dataset.name} has {packed.count} images here, "
             "and target.every_epochs counts epochs of them."
         )
+    check_branch(config, packed.count)
     return packed
 
 

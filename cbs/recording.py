@@ -87,12 +87,14 @@ class Recording:
         self.config, self.seed, self.folder, self.claim = config, folder.seed, folder, claim
         self.logger, self._report, self.ground = logger, report, ground
         self.stack = []
+        self.branched_from: dict[str, Any] | None = None
         self._told_at = -_PROGRESS_SECONDS
 
     def open(self, processes: int = 1) -> Result | None:
         """Write down what is known before the run trains; return what an earlier attempt found."""
         write_trial(self.config, self.folder.trial)
         about = {"schema": SCHEMA, **environment(self.ground.device), "processes": processes, "sharing": sharing()}
+        about |= {"branched_from": self.branched_from} if self.branched_from else {}
         write_json(self.folder.path / "environment.json", about)
         known = self.folder.result()
         if known is not None:
@@ -144,9 +146,10 @@ class Recording:
         """Seconds in which others' steps were taken between this run's."""
         return 0.0
 
-    def _write_progress(self, progress: Progress) -> None:
-        """For `python -m launch status`, from whichever machine."""
+    def _write_progress(self, progress: Progress, rests: bool = False) -> None:
+        """For `python -m launch status`, from whichever machine. rests: it has done what others need of it."""
         now = {"schema": SCHEMA, "step": progress.step, "seconds": timing(progress), "waited": self.waited()}
+        now |= {"rests": True} if rests else {}
         self.claim.check()
         write_json(self.folder.progress_path, now, sync=False)
 
@@ -176,6 +179,7 @@ class Recording:
             peak_memory_bytes=memory.peak_bytes(self.ground.device),
             energy_joules=progress.energy_joules,
             stack=self.stack or (known.stack if known else []),
+            branched_from=self.branched_from,
         )
         write_json(self.folder.result_path, result.to_dict())
         self.logger.finish(progress.evaluations, result.outcomes)

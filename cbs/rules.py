@@ -7,20 +7,18 @@ import re
 from typing import Any
 
 from cbs.errors import InputError, nearest
-from cbs.outcome import METRICS
-from cbs.schema import (
+from cbs.options import (
     AdaBeliefConfig,
     BigGANConfig,
-    Config,
-    DatasetConfig,
     DCGANConfig,
     ExtragradientConfig,
     LoggerConfig,
     OptimizerConfig,
     SRFBConfig,
     SVREConfig,
-    TargetConfig,
 )
+from cbs.outcome import METRICS
+from cbs.schema import BranchConfig, Config, DatasetConfig, TargetConfig
 
 # Franci & Grammatico (2020): with less the shadow doesn't hold the step back enough.
 _LEAST_RELAXATION = 2 / (1 + math.sqrt(5))
@@ -32,7 +30,7 @@ def one_of(name: str, value: object, allowed: Any) -> None:
         raise InputError(f"{name} is {value!r}: {nearest(str(value), map(str, allowed))}.")
 
 
-def _at_least(name: str, value: float, bound: float) -> None:
+def at_least(name: str, value: float, bound: float) -> None:
     if not value >= bound:
         raise InputError(f"{name} is {value:g}: it must be at least {bound:g}.")
 
@@ -57,30 +55,54 @@ def check(config: Config) -> None:
     if isinstance(config.micro_batch, str):
         one_of("micro_batch", config.micro_batch, ("auto",))
     elif config.micro_batch is not None:
-        _at_least("micro_batch", config.micro_batch, 1)
+        at_least("micro_batch", config.micro_batch, 1)
     if isinstance(config.stack, str):
         one_of("stack", config.stack, ("auto",))
     else:
-        _at_least("stack", config.stack, 1)
-    _at_least("seeds", config.seeds, 1)
-    _at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
-    _at_least("max_failures", config.max_failures, 1)
+        at_least("stack", config.stack, 1)
+    at_least("seeds", config.seeds, 1)
+    at_least("checkpoint_minutes", config.checkpoint_minutes, 0)
+    at_least("max_failures", config.max_failures, 1)
     if config.noise_batches < 3 and config.noise_batches != 0:
         raise InputError(f"noise_batches is {config.noise_batches}: it must be 0 (off) or at least 3.")
     _check_model(config)
     _check_optimizer(config.optimizer)
     _check_update(config)
-    _at_least("batch_size", config.batch_size.initial, 1)
     _check_parallel(config)
-    one_of("batch_size.schedule.kind", config.batch_size.schedule.kind, ("constant",))
     _check_target(config.target)
     _check_budget(config)
+    if config.parent is not None:
+        _check_branch(config, config.branch_from, config.parent)
     _check_logger(config.logger)
 
 
+def _check_branch(config: Config, branch: BranchConfig | None, parent: Config) -> None:
+    assert branch is not None
+    if (branch.step is None) == (branch.epochs is None):
+        raise InputError(
+            f"branch_from.step is {branch.step}, epochs is {branch.epochs}: exactly one of them must be given."
+        )
+    at_least("branch_from.batch_size", branch.batch_size, 1)
+    _check_parallel(parent)
+    if branch.optimizer is not None:
+        _check_optimizer(branch.optimizer)
+    if not config.batch_size.is_constant and config.batch_size.initial != branch.batch_size:
+        raise InputError(
+            f"batch_size.initial is {config.batch_size.initial}: a schedule must begin with branch_from.batch_size, "
+            f"{branch.batch_size}."
+        )
+    if branch.epochs is not None:
+        _above("branch_from.epochs", branch.epochs, 0)
+    if branch.step is not None and not 1 <= branch.step < config.target.budget_steps:
+        raise InputError(
+            f"branch_from.step is {branch.step}: it must be at least 1 and below target.budget_steps, "
+            f"{config.target.budget_steps}."
+        )
+
+
 def _check_parallel(config: Config) -> None:
-    n, b = config.gpus_per_trial, config.batch_size.initial
-    _at_least("gpus_per_trial", n, 1)
+    n, b = config.gpus_per_trial, config.batch_size.smallest
+    at_least("gpus_per_trial", n, 1)
     if b < n:
         raise InputError(f"batch_size is {b}: with gpus_per_trial={n} it must be at least {n}, an image for each.")
     if isinstance(config.micro_batch, int) and config.micro_batch < n:
@@ -98,10 +120,10 @@ def _check_model(config: Config) -> None:
     if isinstance(model, DCGANConfig):
         one_of("model.discriminator_norm", model.discriminator_norm, ("batch", "instance", "none"))
     one_of("model.batch_norm", model.batch_norm, ("global", "replica"))
-    _at_least("model.width", model.width, 1)
-    _at_least("model.latent", model.latent, 1)
-    _at_least("model.penalty", model.penalty, 0)
-    _at_least("model.critic_steps", model.critic_steps, 1)
+    at_least("model.width", model.width, 1)
+    at_least("model.latent", model.latent, 1)
+    at_least("model.penalty", model.penalty, 0)
+    at_least("model.critic_steps", model.critic_steps, 1)
     one_of("dataset.image_size", dataset.image_size, (8, 16, 32, 64, 128, 256))
     one_of("dataset.channels", dataset.channels, (1, 3))
     one_of("dataset.fit", dataset.fit, ("exact", "stretch", "crop"))
@@ -118,8 +140,8 @@ def latent_chunks(image_size: int) -> int:
 def _check_biggan(model: BigGANConfig, dataset: DatasetConfig) -> None:
     if dataset.name in _WITHOUT_CLASSES:
         raise InputError(f"model.name is 'biggan': it needs classes to condition on, and {dataset.name} has none.")
-    _at_least("model.shared_embedding", model.shared_embedding, 1)
-    _at_least("model.orthogonal_penalty", model.orthogonal_penalty, 0)
+    at_least("model.shared_embedding", model.shared_embedding, 1)
+    at_least("model.orthogonal_penalty", model.orthogonal_penalty, 0)
     chunks = latent_chunks(dataset.image_size)
     if model.latent % chunks:
         raise InputError(
@@ -144,7 +166,7 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
         )
     for name in ("eps", "weight_decay"):
         if hasattr(optimizer, name):
-            _at_least(f"optimizer.{name}", getattr(optimizer, name), 0)
+            at_least(f"optimizer.{name}", getattr(optimizer, name), 0)
     if getattr(optimizer, "nesterov", False) and getattr(optimizer, "momentum", 0) == 0:
         raise InputError("optimizer.nesterov is True: it needs optimizer.momentum above 0.")
 
@@ -167,9 +189,9 @@ def _check_update(config: Config) -> None:
         given = rule.snapshot_micro_batch
         least = 2 * n if n > 1 else 1  # parts of the set are as even as can be: down to half as large
         if given is None:
-            _at_least("batch_size", config.batch_size.initial, least)
+            at_least("batch_size", config.batch_size.initial, least)
         else:
-            _at_least("update.snapshot_micro_batch", given, least)
+            at_least("update.snapshot_micro_batch", given, least)
 
 
 def _check_target(target: TargetConfig) -> None:
@@ -178,19 +200,19 @@ def _check_target(target: TargetConfig) -> None:
         one_of("target.extra", metric, METRICS)
     one_of("target.generator", target.generator, ("eval", "batch", "ema"))
     _fraction("target.ema_decay", target.ema_decay)
-    _at_least("target.ema_start_step", target.ema_start_step, 0)
+    at_least("target.ema_start_step", target.ema_start_step, 0)
     one_of("target.features", target.features, ("inception", "digits", "pixels"))
     one_of("target.normalisation", target.normalisation, ("fixed", "per_image"))
     if not target.thresholds:
         raise InputError("target.thresholds is empty: give at least one number above 0.")
     for threshold in target.thresholds:
         _above("target.thresholds", threshold, 0)
-    _at_least("target.samples", target.samples, 2)
-    _at_least("target.first_steps", target.first_steps, 1)
+    at_least("target.samples", target.samples, 2)
+    at_least("target.first_steps", target.first_steps, 1)
     _above("target.precision", target.precision, 0)
-    _at_least("target.confirmations", target.confirmations, 0)
+    at_least("target.confirmations", target.confirmations, 0)
     if target.every_steps is not None:
-        _at_least("target.every_steps", target.every_steps, 1)
+        at_least("target.every_steps", target.every_steps, 1)
     if target.every_epochs is not None:
         _above("target.every_epochs", target.every_epochs, 0)
 
@@ -198,7 +220,7 @@ def _check_target(target: TargetConfig) -> None:
 def _check_budget(config: Config) -> None:
     target, images = config.target, config.dataset.images
     if images is not None:
-        _at_least("dataset.images", images, 1)
+        at_least("dataset.images", images, 1)
     if target.every_epochs is not None and target.every_steps is not None:
         raise InputError(
             f"target.every_epochs is {target.every_epochs:g} and target.every_steps {target.every_steps}: "

@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from cbs.options import (
+    LOGGERS,
+    MODELS,
+    OPTIMIZERS,
+    UPDATES,
+    BigGANConfig,
+    DCGANConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    SAGANConfig,
+    UpdateConfig,
+)
 from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric
+from cbs.schedules import BatchSizeConfig
 from cbs.target import Cadence, ImageCadence
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     name: str
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    name: str
-    width: int
-    latent: int
-    loss: str
-    penalty: float
-    critic_steps: int
-    batch_norm: str
-
-
-@dataclass(frozen=True)
-class DCGANConfig(ModelConfig):
-    redraw_fakes: bool
-    discriminator_norm: str
-
-
-@dataclass(frozen=True)
-class BigGANConfig(ModelConfig):
-    shared_embedding: int
-    attention: int | None
-    orthogonal_penalty: float
-
-
-@dataclass(frozen=True)
-class SAGANConfig(ModelConfig):
-    redraw_fakes: bool
-
-
-MODELS: dict[str, type[ModelConfig]] = {
-    "dcgan": DCGANConfig,
-    "wgan_gp": DCGANConfig,
-    "biggan": BigGANConfig,
-    "sagan": SAGANConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -67,113 +44,28 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True)
-class AdamConfig:
-    name: str
-    lr_generator: float
-    lr_discriminator: float
-    beta1: float
-    beta2: float
-    eps: float
+class BranchConfig:
+    """The run of the same seed that a run shares its first steps with: its parent, trained with one batch size.
 
+    step, epochs: how many; one of them is None. optimizer: the parent's; None: the trial's own.
+    """
 
-@dataclass(frozen=True)
-class AdaBeliefConfig(AdamConfig):
-    weight_decay: float
+    step: int | None
+    epochs: float | None
+    batch_size: int
+    optimizer: OptimizerConfig | None
 
+    @property
+    def name(self) -> str:
+        """What the shared state is called in the parent's folder."""
+        return f"step-{self.step}" if self.step is not None else f"epochs-{self.epochs!r}"
 
-@dataclass(frozen=True)
-class RMSPropConfig:
-    name: str
-    lr_generator: float
-    lr_discriminator: float
-    alpha: float
-    eps: float
-
-
-@dataclass(frozen=True)
-class SGDConfig:
-    name: str
-    lr_generator: float
-    lr_discriminator: float
-    momentum: float
-    nesterov: bool
-
-
-OptimizerConfig = AdamConfig | AdaBeliefConfig | RMSPropConfig | SGDConfig
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
-    "adam": AdamConfig,
-    "adabelief": AdaBeliefConfig,
-    "rmsprop": RMSPropConfig,
-    "sgd": SGDConfig,
-}
-
-
-@dataclass(frozen=True)
-class UpdateConfig:
-    name: str
-
-
-@dataclass(frozen=True)
-class SRFBConfig(UpdateConfig):
-    relaxation: float
-
-
-@dataclass(frozen=True)
-class ExtragradientConfig(UpdateConfig):
-    extrapolation: str
-
-
-@dataclass(frozen=True)
-class SVREConfig(ExtragradientConfig):
-    snapshot_factor: float
-    snapshot_micro_batch: int | None
-
-
-UPDATES: dict[str, type[UpdateConfig]] = {
-    "alternating": UpdateConfig,
-    "simultaneous": UpdateConfig,
-    "srfb": SRFBConfig,
-    "extragradient": ExtragradientConfig,
-    "svre": SVREConfig,
-}
-
-
-@dataclass(frozen=True)
-class LoggerConfig:
-    name: str
-
-
-@dataclass(frozen=True)
-class WandbConfig(LoggerConfig):
-    project: str
-    entity: str | None
-    mode: str | None
-
-
-@dataclass(frozen=True)
-class MLflowConfig(LoggerConfig):
-    tracking_uri: str | None
-    experiment: str
-
-
-LOGGERS: dict[str, type[LoggerConfig]] = {
-    "none": LoggerConfig,
-    "tensorboard": LoggerConfig,
-    "wandb": WandbConfig,
-    "mlflow": MLflowConfig,
-}
-
-
-@dataclass  # OmegaConf can't merge into a frozen dataclass inside another
-class ScheduleConfig:
-    kind: str
-
-
-@dataclass(frozen=True)
-class BatchSizeConfig:
-    label: str
-    initial: int
-    schedule: ScheduleConfig
+    def steps(self, images: int, critic_steps: int) -> int:
+        """How many steps are shared, with so many images in the data set."""
+        if self.step is not None:
+            return self.step
+        assert self.epochs is not None
+        return math.ceil(self.epochs * images / (self.batch_size * critic_steps))
 
 
 @dataclass(frozen=True)
@@ -238,6 +130,7 @@ class Config:
     optimizer: OptimizerConfig
     update: UpdateConfig
     batch_size: BatchSizeConfig
+    branch_from: BranchConfig | None
     target: TargetConfig
     logger: LoggerConfig
 
@@ -253,6 +146,18 @@ class Config:
     def granted(self, steps: int | None) -> Config:
         """The same trial, its runs to go so far for now; None: to their budget."""
         return replace(self, target=replace(self.target, grant_steps=steps))
+
+    def at(self, b: int) -> Config:
+        """The same trial with one batch size throughout, from its first step on."""
+        return replace(self, batch_size=BatchSizeConfig.constant(b), branch_from=None)
+
+    @property
+    def parent(self) -> Config | None:
+        """The trial that this one shares its first steps with."""
+        if self.branch_from is None:
+            return None
+        optimizer = self.branch_from.optimizer or self.optimizer
+        return replace(self.at(self.branch_from.batch_size), optimizer=optimizer)
 
     @property
     def cadence(self) -> Cadence | ImageCadence:
@@ -273,6 +178,7 @@ ADDED = {
     "noise_batches": 0,
     "stack": "auto",
     "gpus_per_trial": 1,
+    "branch_from": None,
     "logger": {"name": "none"},
     "update": {"name": "alternating"},
     "precision": "fp32",

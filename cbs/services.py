@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cbs.claim import alone
-from cbs.schema import LoggerConfig, MLflowConfig, WandbConfig
+from cbs.options import LoggerConfig, MLflowConfig, WandbConfig
 
 # Seconds until W&B gives up reaching its server, at the start and for the last uploads.
 _WANDB_INIT_SECONDS, _WANDB_FINISH_SECONDS = 60.0, 20.0

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cbs.options import DCGANConfig
 from cbs.record import SCHEMA, RecordError, RunFolder, write_atomic, write_json
-from cbs.schema import Config, DCGANConfig, Request
+from cbs.schema import Config, Request
 
 
 def stackable(config: Config) -> bool:
-    """Whether seeds of a trial may train as one network: DCGAN's pairs in turn, whole batches, one process."""
+    """Whether seeds of a trial may train as one network: DCGAN's in turn, whole batches of one size, one process."""
     possible = isinstance(config.model, DCGANConfig) and config.micro_batch is None and config.gpus_per_trial == 1
-    return possible and config.update.name == "alternating" and config.stack != 1
+    plain = config.update.name == "alternating" and config.batch_size.is_constant and config.branch_from is None
+    return possible and plain and config.stack != 1
 
 
 def entry_step(folder: RunFolder, request: Request) -> int | None:

@@ -6,10 +6,14 @@ import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cbs import loggers, parallel
 from cbs.attempt import Attempt
+from cbs.branch import Branch
+from cbs.branch_state import shared_state
 from cbs.calibration import measure, place
 from cbs.claim import Busy, Claim, Superseded
 from cbs.data.packed import prepare
@@ -67,8 +71,9 @@ def run(
         return run(config, seed, report, stopped, team)
     try:
         with loggers.opened(config, folder) as logger:
-            return Attempt(config, seed, folder, claim, logger, report, stopped, team).work(request)
-    except (Interrupted, Superseded, KeyboardInterrupt):
+            origin = partial(_origin, config, seed, report, stopped, team)
+            return Attempt(config, seed, folder, claim, logger, report, stopped, team, origin).work(request)
+    except (Interrupted, Superseded, Busy, KeyboardInterrupt):
         raise
     except BaseException:
         with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
@@ -76,6 +81,29 @@ def run(
         raise
     finally:
         claim.release()
+
+
+def _origin(
+    config: Config,
+    seed: int,
+    report: Callable[[Report], None],
+    stopped: Callable[[], bool],
+    team: Team,
+    thresholds: Sequence[float],
+) -> dict[str, Any] | None:
+    """The state that a branched run begins with; its parent is trained for it where nobody did. Raises claim.Busy."""
+    branch = Branch.of(config, seed)
+    if branch is None or config.branch_from is None:
+        return None
+    images = prepare(config.dataset, Path(config.paths.data)).count
+    step = config.branch_from.steps(images, config.model.critic_steps)
+    parent = replace(branch.parent, target=replace(config.target, thresholds=list(thresholds)))
+
+    def train(folder: RunFolder, claim: Claim) -> dict[str, Any]:
+        with loggers.opened(parent, folder) as logger:
+            return Attempt(parent, seed, folder, claim, logger, report, stopped, team).reach(step)
+
+    return shared_state(branch, step, thresholds, train)
 
 
 def run_together(
@@ -129,14 +157,14 @@ def follow(config: Config, team: Team) -> None:
     device = resolve_device(config.device)
     settle_numerics(device)
 
-    def build(ground: tuple[int, str, int | None]) -> GAN:
-        seed, digest, micro_batch = ground
+    def build(ground: tuple[int, str, Config]) -> GAN:
+        seed, digest, settled = ground
         packed = prepare(config.dataset, Path(config.paths.data))
         if packed.digest != digest:
             raise InputError(
                 f"paths.data is {config.paths.data!r}: rank {team.rank} finds other data there than rank 0."
             )
-        return GAN(replace(config, micro_batch=micro_batch), seed, on_device(packed, device), device, team)
+        return GAN(replace(settled, device=config.device), seed, on_device(packed, device), device, team)
 
     with onednn(trains_through_onednn(config)), tf32(config.precision == "tf32"):
         parallel.follow(team, build)

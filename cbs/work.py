@@ -47,8 +47,7 @@ class _Count(TorchDispatchMode):
 def work(config: Config) -> Work:
     """The arithmetic of a config's products and convolutions, counted in a step without content."""
     data = config.dataset
-    batch = replace(config.batch_size, initial=_SOME)
-    few = replace(config, batch_size=batch, gpus_per_trial=1, micro_batch=None, precision="fp32")
+    few = replace(config.at(_SOME), gpus_per_trial=1, micro_batch=None, precision="fp32")
     with FakeTensorMode():
         images = torch.empty(_SOME, data.channels, data.image_size, data.image_size, dtype=torch.uint8)
         task = GAN(few, 0, Pictures(images, torch.zeros(_SOME, dtype=torch.int64), 1000), torch.device("cpu"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.design import Options, Proposal, State, propose, state
 from cbs.errors import InputError
-from cbs.key import curve_identity
+from cbs.key import curve_identity, on_a_curve
 from cbs.pace import Pace
 from cbs.record import RunFolder
 from cbs.schema import Config
@@ -208,6 +208,12 @@ def searches(configs: Sequence[Config], settings: Settings) -> list[Search]:
     studies = sorted({config.name for config in configs})
     if len(studies) > 1:
         raise InputError(f"name is {', '.join(studies)}: an adaptive sweep works in one study; start one for each.")
+    for config in configs:
+        if not on_a_curve(config.to_dict()):
+            raise InputError(
+                f"batch_size is {config.batch_size.label}{' after shared steps' if config.branch_from else ''}: an "
+                "adaptive sweep looks for one batch size that is kept from the first step on; use a grid."
+            )
     by_curve: dict[str, dict[int, Run]] = {}
     labels: dict[str, str] = {}
     for run in runs([replace(config, seeds=1) for config in configs]):

@@ -50,10 +50,11 @@ def calibrate(configs: Sequence[Config], workers: int | str) -> None:
 
 
 def _sizes(configs: Sequence[Config]) -> dict[str, list[Config]]:
-    """By kind and optimizer, one config per batch size, rising."""
+    """By kind and optimizer, one config per batch size, rising; of one that changes, its ends."""
     found: dict[str, dict[int, Config]] = {}
     for config in configs:
-        found.setdefault(exactly(config), {})[config.batch_size.initial] = config
+        for b in (config.batch_size.smallest, config.batch_size.largest):
+            found.setdefault(exactly(config), {})[b] = config.at(b)
     return {name: [by_size[b] for b in sorted(by_size)] for name, by_size in found.items()}
 
 

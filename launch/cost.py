@@ -95,7 +95,7 @@ def known_paces(paces: Mapping[str, Pace]) -> Callable[[Config], Pace]:
 
 
 def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable[[Config], Pace]) -> list[Estimate]:
-    """How long each run takes: its steps and evaluations times its pace, longest first.
+    """How long each run takes: its steps and evaluations times its pace, longest first; with its largest batch size.
 
     Steps are the median of the trial's seeds that arrived, else all that is asked for. done: runs with records.
     default: the pace of a config of whose kind there are none.
@@ -111,7 +111,7 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
     found = []
     for run in runs:
         config = run.config
-        b, recorded = config.batch_size.initial, pace_of(config, paces)
+        b, recorded = config.batch_size.largest, pace_of(config, paces)
         pace = recorded or default(config)
         wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
@@ -123,13 +123,20 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
     return sorted(found, key=lambda one: -one.seconds)
 
 
+def _size(run: Run) -> int:
+    """A finished run's batch size; where it changed, the mean over its steps."""
+    config = run.config
+    seen = run.folder.trajectory() if not config.batch_size.is_constant or config.branch_from else []
+    return round(seen[-1].samples / (seen[-1].step * config.model.critic_steps)) if seen else config.batch_size.initial
+
+
 def recorded_pace(done: Mapping[Run, Result], default: Pace) -> Pace:
     """The pace that finished runs of one kind had, each batch size by its median run."""
     training: dict[int, list[float]] = {}
     evaluating, watts = [], []
     for run, result in done.items():
         a_step = result.seconds["training"] / max(result.last_step, 1)
-        training.setdefault(run.config.batch_size.initial, []).append(a_step)
+        training.setdefault(_size(run), []).append(a_step)
         evaluations = run.config.cadence.count(0, result.last_step)
         evaluating.append(result.seconds["evaluating"] / max(evaluations, 1))
         if result.energy_joules is not None:

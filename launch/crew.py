@@ -99,6 +99,8 @@ class Crew:
         self.sweep, self._logged = sweep, logged
         self._context = nursery()
         self._works: list[Work] = []
+        branches = [run.branch for run in sweep.wanted]
+        self._shared = {(one.folder.key, one.folder.seed) for one in branches if one is not None}
         self.free: list[Slot] = []  # the devices of each process that could start now
         self.stopping = False
 
@@ -109,11 +111,26 @@ class Crew:
 
     def fill(self) -> None:
         """Start waiting runs where there is a slot."""
-        while self.free and self.sweep.waiting and not self.stopping:
-            runs = together(self.sweep.waiting)
+        while self.free and not self.stopping:
+            ready = self._ready()
+            if not ready:
+                return
+            runs = together(ready)
             self.sweep.waiting = [run for run in self.sweep.waiting if run not in runs]
             trials = {run.folder.trial for run in self.sweep.waiting}
             self._start(runs, max(1, len(self.free) - len(trials)), self.free.pop(0))
+
+    def _ready(self) -> list[Run]:
+        """The waiting runs from the first that has to wait for no other process's steps."""
+        waiting = self.sweep.waiting
+        first = next((at for at, run in enumerate(waiting) if not self._held_up(run)), len(waiting))
+        return waiting[first:]
+
+    def _held_up(self, run: Run) -> bool:
+        branch = run.branch
+        if branch is not None:
+            return branch.held_up()
+        return run.id in self._shared and run.busy()
 
     def collect(self) -> list[Live]:
         """Wait a moment; take in what the runs say, and return those that came to an end."""
@@ -220,6 +237,10 @@ class Crew:
         work.live.remove(one)
         self.sweep.live.remove(one)
 
+    def _shares(self, run: Run) -> bool:
+        """Whether other runs of this sweep may train its first steps, or it theirs."""
+        return run.branch is not None or run.id in self._shared
+
     def _settle(self, work: Work, one: Live) -> bool:
         """What became of a run whose process is gone before it was done; False where it waits again."""
         sweep = self.sweep
@@ -228,7 +249,7 @@ class Crew:
         one.ended = kind, content = work.ended
         if kind in ("interrupted", "superseded") or (kind == "died" and self.stopping):
             sweep.interrupted.append(one.run)
-        elif kind == "over" or (kind == "busy" and together and not one.run.busy()):
+        elif kind == "over" or (kind == "busy" and (self._shares(one.run) or (together and not one.run.busy()))):
             sweep.waiting.append(one.run)
             return False
         elif kind == "busy":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cbs.branch import Branch
 from cbs.claim import holder
 from cbs.errors import InputError, counted
 from cbs.key import trial_folder
@@ -58,6 +60,11 @@ class Run:
     def busy(self) -> bool:
         """Whether a live process works on it."""
         return holder(self.folder.claims_path) is not None
+
+    @cached_property
+    def branch(self) -> Branch | None:
+        """Where it parts from the run that it shares its first steps with."""
+        return Branch.of(self.config, self.seed)
 
 
 @dataclass
@@ -120,18 +127,22 @@ def planned(wanted: list[Run]) -> Sweep:
 def runs(configs: Sequence[Config]) -> list[Run]:
     """Every run that these trials ask for, each once, in the order of the trials.
 
-    Raises InputError where they differ in how many processes share a trial: a machine is cut up in one way at a time.
+    Those that others branch from come last, to go on from where the first branch left them, and each on its own: a
+    stack would pass there. Raises InputError where the trials differ in how many processes share one: a machine is cut
+    up in one way at a time.
     """
     sizes = sorted({config.gpus_per_trial for config in configs})
     if len(sizes) > 1:
         several = ", ".join(map(str, sizes))
         raise InputError(f"gpus_per_trial is {several}: it must be one number in a sweep; start a sweep for each.")
     found: dict[tuple[Path, int], Run] = {}
+    parents = {trial_folder(config.parent) for config in configs if config.parent is not None}
     for config, label in zip(configs, labels([c.to_dict() for c in configs]), strict=True):
         folder = trial_folder(config)
+        one = replace(config, stack=1) if folder in parents else config
         for seed in range(config.seeds):
-            found.setdefault((folder, seed), Run(config, RunFolder(folder, seed), label))
-    return list(found.values())
+            found.setdefault((folder, seed), Run(one, RunFolder(folder, seed), label))
+    return sorted(found.values(), key=lambda run: run.folder.trial in parents)
 
 
 def preflight(configs: list[Config]) -> None:
@@ -140,8 +151,9 @@ def preflight(configs: list[Config]) -> None:
 
     largest: dict[str, Config] = {}
     for config in configs:
-        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features))
-        if need not in largest or config.batch_size.initial > largest[need].batch_size.initial:
+        shares = config.branch_from and (config.branch_from, config.batch_size)
+        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features, shares))
+        if need not in largest or config.batch_size.largest > largest[need].batch_size.largest:
             largest[need] = config
     for config in largest.values():
         preflight(config)

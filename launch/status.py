@@ -139,6 +139,8 @@ def _wanted(study: Path, last: Mapping[tuple[str, int], Carrier]) -> list[Run]:
         path = folder.trial / "trial.yaml"
         if (folder.key, folder.seed) in last or not path.exists():  # no trial.yaml: its first process still starts
             continue
+        if folder.progress().get("rests") and folder.result() is None:  # trained only as far as others branch from it
+            continue
         config = configs[path] if path in configs else configs.setdefault(path, recorded(path))
         runs.append(Run(config, folder, config.optimizer.name))
     return sorted(runs, key=lambda run: (run.label, run.config.batch_size.initial, run.seed))

@@ -19,7 +19,7 @@ ALLOWED = {
 }
 # What launch and analysis may know of cbs (analysis also when a target is crossed);
 # launch's workers and preflight also open the door to training, alone or as one of several processes.
-OPEN = {"key", "outcome", "record", "config", "schema", "errors", "labels", "pace", "claim", "cli", "stack"}
+OPEN = {"key", "outcome", "record", "config", "schema", "options", "errors", "labels", "pace", "claim", "cli", "stack"}
 # The adaptive sweep takes its next runs from here: the one module of analysis that launch may know.
 DOOR = "analysis.design."
 OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
@@ -53,9 +53,8 @@ def test_packages_import_only_what_they_may(package: str) -> None:
                 assert rest[0] in OPEN - {"claim", "cli", "stack"} | {"target", "__version__"}, f"{file} imports {name}"
             if head == "cbs" and package == "launch":
                 inside_function = name not in imports(file, top_level_only=True)
-                assert rest[0] in OPEN | {"batch_sizes"} or (rest[0] in ("trial", "parallel") and inside_function), (
-                    f"{file}: {name}"
-                )
+                doors = rest[0] in ("trial", "parallel") and inside_function
+                assert rest[0] in OPEN | {"batch_sizes", "branch"} or doors, f"{file}: {name}"
 
 
 @pytest.mark.parametrize("module", ["cbs.outcome", "cbs.target", "cbs.errors"])

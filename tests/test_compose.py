@@ -20,7 +20,9 @@ from benchmarks.launcher import finish
 from cbs.batch_sizes import quoted
 from cbs.config import CONF_DIR, typed
 from cbs.errors import InputError
-from cbs.schema import OPTIMIZERS, BatchSizeConfig, Config, ScheduleConfig
+from cbs.options import OPTIMIZERS
+from cbs.schedules import BatchSizeConfig
+from cbs.schema import Config
 from launch import compose, sources
 from launch.composer import Composer
 from tests.conftest import command, config
@@ -321,7 +323,7 @@ def test_a_finished_sweep_is_decided_from_the_cache(tmp_path: Path) -> None:
     base = config(f"paths.results={tmp_path}/results", f"paths.data={tmp_path}/data")
     sizes = range(1, 41)
     for b in sizes:
-        finish(replace(base, batch_size=BatchSizeConfig(str(b), b, ScheduleConfig("constant"))))
+        finish(replace(base, batch_size=BatchSizeConfig.constant(b)))
     given = f"batch_size={','.join(map(str, sizes))}"
     arguments = ("-m", "--config-dir=mine", "optimizer=slow", given, f"paths.data={tmp_path}/data")
     said = "40 runs: 40 finished already, 0 to do"

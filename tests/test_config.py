@@ -9,7 +9,7 @@ from cbs.config import CONF_DIR, typed
 from cbs.errors import InputError
 from cbs.key import trial_key
 from cbs.labels import labels
-from cbs.schema import RMSPropConfig
+from cbs.options import RMSPropConfig
 from tests.conftest import composed, config
 
 

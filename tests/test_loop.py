@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, train
-from cbs.outcome import Censored, Diverged, Measurement, Reached
+from cbs.outcome import Censored, Diverged, Evaluation, Measurement, Reached
 from cbs.target import Cadence
 
 
@@ -26,6 +27,9 @@ class Descent:
         self.samples += 2
         self.x = self.x * 0.99
         return (torch.tensor(float("inf")) if self.steps == self.bad_at else self.x,)
+
+    def saw(self, evaluations: Sequence[Evaluation]) -> None:
+        self.seen = [e.step for e in evaluations]
 
     def finite(self) -> bool:
         return bool(self.x.isfinite())

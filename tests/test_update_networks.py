@@ -21,9 +21,10 @@ from cbs.errors import InputError
 from cbs.key import trial_folder, trial_key
 from cbs.labels import labels
 from cbs.memory import step_bytes
+from cbs.options import SVREConfig
 from cbs.outcome import Evaluation, sfo
 from cbs.record import RunFolder
-from cbs.schema import Config, SVREConfig
+from cbs.schema import Config
 from cbs.stack import stackable
 from cbs.streams import stream, stream_seed
 from cbs.tasks import replay

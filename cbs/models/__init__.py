@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from cbs.models import biggan, dcgan, sagan
-from cbs.schema import BigGANConfig, DatasetConfig, DCGANConfig, SAGANConfig
+from cbs.options import BigGANConfig, DCGANConfig, SAGANConfig
+from cbs.schema import DatasetConfig
 
 
 def build(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from cbs.optim.adabelief import AdaBelief
-from cbs.schema import AdaBeliefConfig, AdamConfig, OptimizerConfig, RMSPropConfig
+from cbs.options import AdaBeliefConfig, AdamConfig, OptimizerConfig, RMSPropConfig
 
 
 def build(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -26,3 +26,14 @@ def build(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter], lr:
     if isinstance(config, RMSPropConfig):
         return torch.optim.RMSprop(parameters, lr, config.alpha, config.eps, foreach=True, capturable=on_gpu)
     return torch.optim.SGD(parameters, lr, config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient that lies in memory as its parameter does.
+
+    Fused optimizers read it so. What a convolution's second derivative returns doesn't lie like that, and only
+    `backward` would have laid it out.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

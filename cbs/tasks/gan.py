@@ -13,10 +13,13 @@ from cbs import models, updates
 from cbs.data.sampler import Batch, Pictures, Sampler
 from cbs.models.batch_norm import synchronise
 from cbs.models.modes import Average, evaluating
+from cbs.options import BigGANConfig
+from cbs.outcome import Evaluation
 from cbs.parallel import ALONE, Team
-from cbs.schema import BigGANConfig, Config
+from cbs.schema import Config
 from cbs.streams import stream
 from cbs.tasks.draws import Draw, Draws
+from cbs.tasks.pacing import Pacing
 from cbs.tasks.pair import Pair, given
 from cbs.tasks.replay import Replay
 from cbs.updates.game import optimizer_tensors, place
@@ -37,7 +40,6 @@ class GAN(Pair):
         """data: where the sampler is to gather from. config.micro_batch: settled, no longer "auto"."""
         assert not isinstance(config.micro_batch, str)
         self.model = config.model
-        self.b = config.batch_size.initial
         self.device = device
         self._seed = seed
         self._team = team
@@ -45,7 +47,6 @@ class GAN(Pair):
         self._precision = config.precision
         # Whatever is random is drawn for the whole batch and then cut, so that every team sees the same numbers.
         self.micro_batch = config.micro_batch
-        self._parts = team.parts(self.b, config.micro_batch or self.b)
         self._classes = data.classes if isinstance(self.model, BigGANConfig) else 0
         self.generator, self.discriminator = models.build(self.model, config.dataset, self._classes)
         shadow = models.build(self.model, config.dataset, self._classes)[0] if self._mode == "ema" else None
@@ -58,22 +59,28 @@ class GAN(Pair):
             for network in filter(None, (self.generator, self.discriminator, shadow)):
                 # Tensor cores want an image's channels side by side.
                 network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = None
-        if shadow is not None:
-            decay, start = config.target.ema_decay, config.target.ema_start_step
-            self.average = Average(shadow, self.generator, decay, start)
+        decay, start = config.target.ema_decay, config.target.ema_start_step
+        self.average = None if shadow is None else Average(shadow, self.generator, decay, start)
         self._seat(config.optimizer)
         self._rule = updates.build(config.update, self.players, seed)
-        self._steps = 0
         self.sampler = Sampler(data.images, seed, device, data.labels if self._classes else None)
         self._latent = stream(seed, "latent", device=device)
         self._label = stream(seed, "fake labels", device=device)
         self._mix = stream(seed, "gradient penalty", device=device)
-        small = self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
-        alone = team.size == 1 and len(self._parts) == 1
-        self._replay = None
-        if device.type == "cuda" and small and alone:
-            self._replay = Replay(self._learn, self._tensors, lambda: self.gradients)
+        self.steps = 0
+        self._pacing = Pacing(config, len(data.images))
+        self.resize(config.batch_size.initial)
+
+    def resize(self, b: int) -> None:
+        """Take batches of b from the next step on."""
+        self.b, self._parts = b, self._team.parts(b, self.micro_batch or b)
+        small = b * self.sampler.images.shape[-1] ** 2 <= Replay.MOST_PIXELS
+        alone = self.device.type == "cuda" and self._team.size == 1 and len(self._parts) == 1
+        self._replay = Replay(self._learn, self._tensors, lambda: self.gradients) if small and alone else None
+
+    def saw(self, evaluations: Sequence[Evaluation]) -> None:
+        self._pacing.saw(evaluations)
+        self._pacing.keep(self)
 
     @property
     def samples(self) -> int:
@@ -91,9 +98,10 @@ class GAN(Pair):
         """Move both networks by the update rule."""
         draws = self._rule.draw(self)
         losses = self._learn(draws) if self._replay is None else self._replay(draws)
-        self._steps += 1
+        self.steps += 1
         if self.average is not None:
-            self.average.follow(self._steps)
+            self.average.follow(self.steps)
+        self._pacing.keep(self)
         return losses
 
     def _learn(self, draws: list[Draws]) -> tuple[torch.Tensor, ...]:
@@ -197,7 +205,7 @@ class GAN(Pair):
             "label": self._label.get_state(),
             "mix": self._mix.get_state(),
             "consumed": self.sampler.consumed,
-            "steps": self._steps,
+            "steps": self.steps,
             "gradients": dict(self.gradients),
             "rule": self._rule.state(),
         }
@@ -213,9 +221,10 @@ class GAN(Pair):
         self._mix.set_state(state["mix"])
         self.sampler.seek(state["consumed"])
         # Checkpoints of before there were other rules: of alternating steps.
-        self._steps = state.get("steps", state["consumed"] // (self.b * self.model.critic_steps))
-        counted = {"generator": self._steps * self.b, "discriminator": state["consumed"]}
+        self.steps = state.get("steps", state["consumed"] // (self.b * self.model.critic_steps))
+        counted = {"generator": self.steps * self.b, "discriminator": state["consumed"]}
         self.gradients = Counter(state.get("gradients", counted))
         self._rule.load(state.get("rule", {}))
         if self._replay is not None:
             self._replay.forget()
+        self._pacing.keep(self)

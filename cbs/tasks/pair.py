@@ -13,8 +13,8 @@ from cbs import optim
 from cbs.machine import arithmetic
 from cbs.models.biggan import orthogonality
 from cbs.models.modes import untracked
+from cbs.options import BigGANConfig, DCGANConfig, OptimizerConfig, SAGANConfig
 from cbs.parallel import Team
-from cbs.schema import BigGANConfig, DCGANConfig, OptimizerConfig
 from cbs.tasks.draws import Draw, Draws
 from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
 from cbs.updates.game import Player, Turn
@@ -23,7 +23,7 @@ from cbs.updates.game import Player, Turn
 class Pair:
     """Two networks and their optimizers, the discriminator first in turn (half of a cbs.updates.game.Game)."""
 
-    model: DCGANConfig | BigGANConfig
+    model: DCGANConfig | BigGANConfig | SAGANConfig
     device: torch.device
     generator: nn.Module
     discriminator: nn.Module

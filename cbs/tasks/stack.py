@@ -37,6 +37,7 @@ class Stack(GAN):
         self.model, self.b, self.device = first.model, first.b, first.device
         self.sampler, self._precision, self._team = first.sampler, config.precision, ALONE
         self._parts, self._classes = [slice(0, self.b)], 0
+        self.steps, self._pacing = first.steps, first._pacing
         self.generator = stacked([member.generator for member in members])
         self.discriminator = stacked([member.discriminator for member in members])
         self.average = None
@@ -47,7 +48,7 @@ class Stack(GAN):
             shadow.load_state_dict(kept.state_dict())
         self._seat(config.optimizer)
         self._rule = Alternating(self.players)
-        self._steps, self.gradients = first._steps, first.gradients.copy()
+        self.gradients = first.gradients.copy()
         for name in _OPTIMIZERS:
             _load(getattr(self, name), _joined([getattr(member, name).state_dict() for member in members]))
         small = len(members) * self.b * config.dataset.image_size**2 <= Replay.MOST_PIXELS
@@ -82,7 +83,7 @@ class Stack(GAN):
     def give_back(self, optimizers: bool = False) -> None:
         """Bring every member's networks and counts up to date, and its optimizers too where they are asked for."""
         for member in self.members:
-            member._steps, member.gradients = self._steps, self.gradients.copy()
+            member.steps, member.gradients = self.steps, self.gradients.copy()
         for name, network in self._networks().items():
             own = [member._networks()[name].state_dict() for member in self.members]
             for key, values in network.state_dict().items():

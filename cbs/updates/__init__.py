@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cbs.schema import ExtragradientConfig, SRFBConfig, SVREConfig, UpdateConfig
+from cbs.options import ExtragradientConfig, SRFBConfig, SVREConfig, UpdateConfig
 from cbs.updates.extragradient import Extragradient
 from cbs.updates.game import Player
 from cbs.updates.rule import SRFB, Alternating, Rule, Simultaneous
