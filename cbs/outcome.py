@@ -50,6 +50,8 @@ class Evaluation:
     losses: means since the evaluation before. sampling_error: the value's standard error at this number of
     generated images; None where it isn't known. extra: the other metrics asked for, by name.
     noise: of the gradients of `generator` and `discriminator`; empty where it wasn't measured.
+    gradients: per-sample gradients evaluated so far of `generator` and of `discriminator`, whatever for: critic
+    steps, extrapolations, snapshots; empty in records of before they were counted.
     """
 
     step: int
@@ -61,6 +63,7 @@ class Evaluation:
     sampling_error: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
     noise: dict[str, Noise] = field(default_factory=dict)
+    gradients: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         # Not asdict: it copies deeply, and a trajectory is written whole at each evaluation.
@@ -71,6 +74,16 @@ class Evaluation:
     def from_dict(cls, raw: dict[str, Any]) -> Evaluation:
         noise = {name: Noise(**found) for name, found in raw.get("noise", {}).items()}
         return cls(**{**raw, "repeats": tuple(raw["repeats"]), "noise": noise})
+
+
+def sfo(evaluation: Evaluation) -> float:
+    """What a training had spent by an evaluation, in calls of a stochastic first-order oracle of both networks.
+
+    (generator + discriminator)/2 of the gradients evaluated, so that N steps of both at batch size b are the N·b of
+    Sato & Iiduka (2023), where each has one. Where a record doesn't count them: the real images consumed.
+    """
+    counted = evaluation.gradients
+    return (counted["generator"] + counted["discriminator"]) / 2 if counted else float(evaluation.samples)
 
 
 @dataclass(frozen=True)

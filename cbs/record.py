@@ -77,7 +77,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Result:
-    """What a run has shown so far: an outcome for every threshold that was ever asked for."""
+    """What a run has shown so far: an outcome for every threshold that was ever asked for.
+
+    branched_from: key, seed and step of the run that it shares its first steps with. Its trajectory, its seconds and
+    its joules begin with that run's.
+    """
 
     key: str
     seed: int
@@ -91,11 +95,12 @@ class Result:
     peak_memory_bytes: int | None = None
     energy_joules: float | None = None
     stack: list[dict[str, Any]] = field(default_factory=list)
+    branched_from: dict[str, Any] | None = None
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:
         rows = [outcome.to_dict(t, o) for t, o in sorted(self.outcomes.items(), reverse=True)]
-        kept = {name: value for name, value in vars(self).items() if name != "stack" or value}
+        kept = {name: value for name, value in vars(self).items() if name not in ("stack", "branched_from") or value}
         return {**kept, "outcomes": rows}
 
     @classmethod
