@@ -1,4 +1,4 @@
-"""The command line: `python -m analysis fit | predict | plots | report | targets | estimate`."""
+"""The command line: `python -m analysis fit | compare | predict | plots | report | targets | estimate`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--json", action="store_true", help='one object, {"curves": [...], "differences": [...]}')
     fit.add_argument("--tables", type=Path, metavar="FOLDER", help="also write every table as CSV and LaTeX")
     fit.set_defaults(run=_fit)
+
+    compare = commands.add_parser("compare", help="a study's arms: what a target costs each, and which pairs differ")
+    compare.add_argument("study", type=Path, help="a study's folder, as in results/quickstart")
+    compare.add_argument("--thresholds", help="numbers between commas (default: the study's, and some on the way)")
+    compare.add_argument("--metric", help="another than the target's, recorded beside it (target.extra)")
+    compare.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="some arms only: 'adam b=16' 'rmsprop *'")
+    compare.add_argument("--json", action="store_true", help="one object instead of text, figures and page")
+    compare.add_argument("--out", type=Path, help="folder for compare.html and figures/ (default: STUDY)")
+    compare.set_defaults(run=_compare)
 
     predict = commands.add_parser(
         "predict", help="b* measured, fitted, by closed form and by noise scale; what each costs"
@@ -153,6 +162,18 @@ def _fit(given: argparse.Namespace) -> None:
         print(json.dumps(answer.to_dict(fits, found, pairs), indent=2))
     else:
         print(answer.text(fits, found, pairs))
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from analysis import compare
+
+    asked = None if given.thresholds is None else _numbers(given.thresholds)
+    found = compare.compare(given.study, asked, given.metric, given.arms)
+    if given.json:
+        print(json.dumps(compare.as_json(found), indent=2))
+        return
+    written = compare.write(found, given.out or given.study, ["python", "-m", "analysis", *sys.argv[1:]])
+    print(f"{compare.text(found)}\n\nfigures in {written.parent / 'figures'}, page: {written}")
 
 
 def _predict(given: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from analysis.compare import Comparison, Form
     from analysis.fit import Fit
+    from analysis.forms import Comparison, Form
 
 
 def notes(fit: Fit) -> list[str]:

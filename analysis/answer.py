@@ -132,14 +132,14 @@ def to_dict(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Differ
             }
         )
     apart = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in pairs]
-    cleaned = _finite({"curves": rows, "differences": apart})
+    cleaned = finite({"curves": rows, "differences": apart})
     assert isinstance(cleaned, dict)
     return cleaned
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

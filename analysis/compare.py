@@ -1,201 +1,187 @@
-"""Which form of N(b) the data prefer, and what b* each implies."""
+"""Arms of a study compared: as text, as JSON, as figures and one page."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from analysis import profile as profiling
-from analysis.likelihood import Observations, Problem, best, maximise
-from analysis.models import (
-    HYPERBOLA,
-    POWER_LAW,
-    TWO_TERM,
-    Array,
-    Model,
-    b0_of,
-    critical_batch_size,
-    power_law_b_star,
-)
-from analysis.monotone import Monotone, monotone
+from analysis import verdicts
+from analysis.answer import finite
+from analysis.arms import AXES, field_of
 from analysis.profile import Interval
+from analysis.questions import Answers, Pair, Question, answers, to_dict
+from analysis.studies import read_study
+from analysis.tables import Cell, Table, number, short, words, write_tables
+from cbs.record import write_atomic
 
-if TYPE_CHECKING:
-    from analysis.curves import Curve
-
-# Akaike weights of e^-1: a form this close to the best can't be told from it (Burnham & Anderson, 2002).
-TELLING = 2.0
-FORMULAE = {model.name: model for model in (HYPERBOLA, TWO_TERM, POWER_LAW)}
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of N(b), fitted.
-
-    aicc: Akaike's criterion corrected for few runs (∞ where there are too few). left_out: rms error of
-    ln N at inner batch sizes left out of the fit, None below five that reached. b_star: the minimiser of
-    N·b it implies, None where it has none inside. values: its parameters; intervals of those told, 95 %.
-    levels: (b, ln N) of the curve that has no formula.
-    """
-
-    name: str
-    title: str
-    parameters: int
-    log_likelihood: float
-    aicc: float
-    left_out: float | None
-    b_star: float | None
-    values: dict[str, float]
-    intervals: dict[str, Interval]
-    levels: list[tuple[float, float]] | None = None
-
-    def predict(self, b: Array) -> Array:
-        """N(b) (steps); without a formula, lines in ln b: ∞ below the least b that arrived, NaN beyond the largest."""
-        if self.levels is None:
-            model = FORMULAE[self.name]
-            return model.formula(b, self.values["n_inf"], *(self.values[name] for name in model.names))
-        sizes, log_n = np.array(self.levels).T
-        known = np.isfinite(log_n)
-        return np.exp(np.interp(np.log(b), np.log(sizes[known]), log_n[known], left=np.inf, right=np.nan))
+_CAPTIONS = {
+    "compare_metric": "The metric against what was spent. Lines: medians over seeds; bands: the median's interval by "
+    "order statistics, with up to eight seeds from the least to the largest; every run faint, a mark where it arrived. "
+    "A run that arrived stays at its last value in the median. Dotted: thresholds.",
+    "compare_costs": "What each threshold takes: medians over seeds, a miss counting as infinite, with their "
+    "intervals; an arrow where misses leave it open upwards.",
+    "compare_ratios": "How many times as much the first arm of each pair takes as the second.",
+    "compare_after": "The metric of the first arm over the second's, where both have spent as much.",
+}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The four forms, the preferred first; empty where a curve can't be fitted."""
-
-    forms: list[Form]
-
-    @property
-    def preferred(self) -> Form | None:
-        return self.forms[0] if self.forms and math.isfinite(self.forms[0].aicc) else None
-
-    def form(self, name: str) -> Form | None:
-        return next((form for form in self.forms if form.name == name), None)
-
-    def behind(self, name: str) -> float:
-        """How far a form's AICc lies above the preferred one's; ∞ where it isn't known."""
-        form = self.form(name)
-        if form is None or self.preferred is None or not math.isfinite(form.aicc):
-            return math.inf
-        return form.aicc - self.preferred.aicc
-
-    def close(self) -> list[Form]:
-        """The forms that the data can't tell from the preferred one, itself included."""
-        return [form for form in self.forms if self.behind(form.name) < TELLING]
-
-    def to_dict(self) -> list[dict[str, Any]]:
-        return [
-            {**vars(f), "intervals": {k: list(v) for k, v in f.intervals.items()}, "behind": self.behind(f.name)}
-            for f in self.forms
-        ]
+def compare(study: Path, thresholds: Sequence[float] | None, metric: str | None, arms: Sequence[str]) -> Answers:
+    """Read a study and compare its arms. Raises InputError as `field_of` and `answers` do."""
+    return answers(field_of(read_study(study), study, metric, arms), thresholds)
 
 
-def compare(curve: Curve) -> Comparison:
-    """Fit the hyperbola, S_min(1 + B_crit/b), the power law and a monotone curve to one curve's runs."""
-    seen = Observations.of(curve.frame)
-    sizes = np.unique(seen.b[seen.reached])
-    if len(sizes) < 3 or seen.reached.sum() < 4:
-        return Comparison([])
-    inner = sizes[1:-1] if len(sizes) >= 5 else sizes[:0]
-    forms = [_parametric(seen, model, inner) for model in FORMULAE.values()]
-    forms.append(_formless(seen, inner))
-    return Comparison(sorted(forms, key=lambda form: (form.aicc, form.parameters)))
+def text(found: Answers) -> str:
+    """The verdict, tables behind it, and what must be said beside it."""
+    lines = [*verdicts.sentences(found), ""]
+    for table in tables(found, found.main):
+        lines += [table.title, table.text(), ""]
+    return "\n".join([*lines, *verdicts.notes(found)])
 
 
-def _aicc(value: float, parameters: int, runs: int) -> float:
-    if runs - parameters - 1 <= 0:
-        return math.inf
-    return 2 * parameters - 2 * value + 2 * parameters * (parameters + 1) / (runs - parameters - 1)
+def as_json(found: Answers) -> dict[str, Any]:
+    """What --json prints: every number finite or null."""
+    told = {"verdict": verdicts.sentences(found), "notes": verdicts.notes(found), **to_dict(found)}
+    plain: dict[str, Any] = finite(told)
+    return plain
 
 
-def _parametric(seen: Observations, model: Model, inner: Array) -> Form:
-    reached = seen.b[seen.reached]
-    pivot = np.array([reached.min()])
-    if model is HYPERBOLA:  # as a form of N(b) it falls: b0 ≥ 0
-        model = replace(model, limits=((0.0, model.limits[0][1]),))
-    problem = Problem(seen, model, np.ones((1, len(seen.b))), pivot)
-    theta, top = best(problem)
-    values, intervals, b_star = _told(problem, theta, top)
-    return Form(
-        model.name,
-        model.title,
-        problem.parameters,
-        top,
-        _aicc(top, problem.parameters, int(seen.reached.sum())),
-        _left_out(problem, theta, inner),
-        b_star,
-        {"n_inf": math.exp(theta[0, 0]), **values, "sigma": math.exp(theta[0, -1])},
-        intervals,
+def tables(found: Answers, only: float | None = None) -> list[Table]:
+    """Those that have rows; pairs at one threshold only, if it is named."""
+    made = [_taken(found), _pairs(found, only), _after(found)]
+    return [table for table in made if table.rows]
+
+
+def _taken(found: Answers) -> Table:
+    """Every arm at every threshold."""
+    field = found.field
+    table = Table(
+        "compare_costs",
+        "What each threshold took: medians over seeds, a miss counting as infinite, and their intervals, which hold "
+        "the median as surely as the last column says.",
+        ["arm", field.at, "reached", "censored", "diverged", *(AXES[axis] for axis in field.axes), "interval"],
     )
+    for threshold, arms in found.taken.items():
+        for one in arms:
+            runs = one.reached + one.censored + one.diverged
+            table.add(
+                words(one.arm.label),
+                number(threshold),
+                Cell(f"{one.reached} of {runs}", one.reached),
+                number(one.censored),
+                number(one.diverged),
+                *(_median(one.median(axis), one.interval(axis)[0]) for axis in field.axes),
+                Cell(verdicts.percent(one.interval("steps")[1]), one.interval("steps")[1]),
+            )
+    return table
 
 
-def _told(problem: Problem, theta: Array, top: float) -> tuple[dict[str, float], dict[str, Interval], float | None]:
-    """The shape in the field's terms, the interval that matters, and b*."""
-    name = problem.model.name
-    if name == "hyperbola":
-        b0 = float(b0_of(theta[0, 1], problem.pivot[0]))
-        return {"b0": b0}, {}, float(critical_batch_size(b0)) if b0 > 0 else None
-    b_c = math.exp(theta[0, 1])
-    if name == "two_term":
-        return {"B_crit": b_c}, {"B_crit": _interval(problem, theta, top, 1)}, None
-    p = math.exp(theta[0, 2])
-    return {"b_c": b_c, "p": p}, {"p": _interval(problem, theta, top, 2)}, power_law_b_star(b_c, p)
+def _median(value: float, ends: Interval) -> Cell:
+    low, high = ends
+    left, right = ("–" if low is None else short(low)), ("∞" if high is None else short(high))
+    return Cell(f"{short(value)} ({left}–{right})", value if math.isfinite(value) else None, ends)
 
 
-def _interval(problem: Problem, theta: Array, top: float, index: int) -> Interval:
-    """The 95 % profile interval of exp(parameter)."""
-    limits = problem.model.limits[index - 1]
-    error = profiling.standard_error(problem, theta, index)
-    centre = float(theta[0, index])
-    scale = profiling.Scale(top, float(problem.seen.reached.sum()), problem.parameters - 1)
-    along = profiling.profile(problem, index, profiling.grid(centre, error, *limits), theta)
-    low, high = profiling.confidence(problem, along, centre, scale)[0].interval()
-    return None if low is None else math.exp(low), None if high is None else math.exp(high)
+_HEADS = ["ratio (95 %)", "p", "p, Holm", "p, exact", "least p", "seeds", "seeds needed", "verdict"]
 
 
-def _left_out(problem: Problem, theta: Array, inner: Array) -> float | None:
-    if not len(inner):
-        return None
-    seen = problem.seen
-    weights = (seen.b[None, :] != inner[:, None]).astype(float)
-    without = replace(problem, weights=weights, pivot=np.repeat(problem.pivot, len(inner)))
-    refitted, _ = maximise(without, np.repeat(theta, len(inner), 0))
-    g, _ = problem.model.shape(inner, refitted[:, 1:-1], without.pivot)
-    predicted = refitted[:, 0] + np.diagonal(g)
-    return _rms(seen, inner, predicted)
-
-
-def _formless(seen: Observations, inner: Array) -> Form:
-    found = monotone(seen)
-    parameters = found.levels + 1
-    left_out = _rms(seen, inner, np.array([_without(seen, b).predict(b) for b in inner])) if len(inner) else None
-    aicc = _aicc(found.log_likelihood, parameters, int(seen.reached.sum()))
-    values = {"n_inf": math.exp(found.log_n[-1]), "sigma": found.sigma}
-    b_star = found.b_star if len(inner) or found.levels > 1 else None
-    return Form(
-        "monotone",
-        "monotone, no formula",
-        parameters,
-        found.log_likelihood,
-        aicc,
-        left_out,
-        b_star,
-        values,
-        {},
-        list(zip(found.sizes.tolist(), found.log_n.tolist(), strict=True)),
+def _pairs(found: Answers, only: float | None) -> Table:
+    """Every pair at every threshold, or at the main one where there are many arms."""
+    table = Table(
+        "compare_pairs",
+        "How many times as much the first arm of each pair takes as the second. p: Student's t on logarithms, and "
+        "corrected (Holm) for the pairs of one axis and threshold; exact: sign flips of paired seeds, or permutations.",
+        ["pair", found.field.at, "of", *_HEADS],
     )
+    for question in found.questions:
+        if question.threshold is not None and only in (None, question.threshold):
+            for pair in question.pairs:
+                table.add(_both(pair), number(question.threshold), words(AXES[question.axis]), *_cells(question, pair))
+    return table
 
 
-def _without(seen: Observations, b: float) -> Monotone:
-    kept = seen.b != b
-    return monotone(Observations(seen.b[kept], seen.low[kept], seen.high[kept]))
+def _after(found: Answers) -> Table:
+    """The metric of every pair after as much."""
+    table = Table(
+        "compare_after",
+        f"{found.field.title} of the first arm over the second's, at the furthest point at which every run of both "
+        "went on whatever it showed: before the first of them arrived.",
+        ["pair", "after", "of", *_HEADS],
+    )
+    for question in found.questions:
+        if question.threshold is None:
+            for pair in question.pairs:
+                at = number(question.at[pair.one, pair.other])
+                cells = _cells(question, pair if found.field.sign > 0 else _upright(pair))
+                table.add(_both(pair), at, words(AXES[question.axis]), *cells)
+    return table
 
 
-def _rms(seen: Observations, sizes: Array, predicted: Array) -> float:
-    """Root mean square of (mean ln N of the runs that reached − predicted), over batch sizes."""
-    where, middle = seen.b[seen.reached], seen.middle()
-    observed = np.array([middle[where == b].mean() for b in sizes])
-    return float(np.sqrt(np.mean((observed - predicted) ** 2)))
+def _upright(pair: Pair) -> Pair:
+    """A ratio of reciprocals as that of the metric itself."""
+    return Pair(pair.one, pair.other, verdicts.inverse(pair.found), pair.shared)
+
+
+def _both(pair: Pair) -> Cell:
+    return words(f"{pair.one} / {pair.other}")
+
+
+def _cells(question: Question, pair: Pair) -> list[Cell]:
+    found = pair.found
+    ps = (found.p, found.p_holm, found.p_exact, found.p_least)
+    less = "better" if question.threshold is None else "less"
+    verdict = {-1: f"{pair.one}: {less}", 0: "undecided", 1: f"{pair.other}: {less}"}[found.sign]
+    return [
+        number(found.ratio, found.ratio_ci),
+        *(Cell("–" if p is None else verdicts.p_value(p), p) for p in ps),
+        Cell(f"{found.seeds}{' pairs' if found.paired else ''}", found.seeds),
+        _needed(found.needed),
+        words(verdict),
+    ]
+
+
+def _needed(seeds: float | None) -> Cell:
+    if seeds is None or seeds == math.inf:
+        return Cell("–" if seeds is None else "> 1,000", None)
+    return Cell(f"{seeds:g}", seeds)
+
+
+def write(found: Answers, folder: Path, command: Sequence[str]) -> Path:
+    """Figures as PNG and SVG into figures/, tables as CSV and LaTeX into tables/, one HTML page; its path is returned."""
+    import matplotlib.pyplot as plt
+
+    from analysis import arm_figures, canvas
+
+    with plt.rc_context(canvas.STYLE):
+        for name, figure in arm_figures.everything(found).items():
+            canvas.save(figure, folder / "figures" / name)
+        drawn = {name: canvas.inline(figure, name) for name, figure in arm_figures.everything(found).items()}
+    write_tables(tables(found), folder / "tables")
+    page = folder / "compare.html"
+    write_atomic(page, _page(found, drawn, command).encode())
+    return page
+
+
+def _page(found: Answers, drawn: dict[str, str], command: Sequence[str]) -> str:
+    from analysis.report import environment
+    from cbs import __version__
+
+    field = found.field
+    return (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            title=f"{field.study.resolve().name}: arms compared",
+            arms=field.arms,
+            metric=field.title,
+            runs=sum(len(arm.courses) for arm in field.arms),
+            verdict=verdicts.sentences(found),
+            notes=verdicts.notes(found),
+            figures=[{"name": name, "svg": svg, "caption": _CAPTIONS[name]} for name, svg in drawn.items()],
+            tables=tables(found),
+            version=__version__,
+            command=shlex.join(command),
+        )
+    )

@@ -17,8 +17,8 @@ from analysis.profile import Interval
 from cbs.pace import line
 
 if TYPE_CHECKING:
-    from analysis.compare import Form
     from analysis.fit import Fit
+    from analysis.forms import Form
 
 # A cost by name: which column of Curve.spent, and how many of its units make one of the cost's.
 _COLUMNS = {"time": ("seconds", 1.0), "hours": ("device_seconds", 3600.0), "energy": ("joules", 3600.0)}

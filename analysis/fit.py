@@ -14,8 +14,8 @@ from joblib import Parallel, delayed
 from analysis import profile as profiling
 from analysis.advice import notes
 from analysis.bootstrap import Bootstrap, bootstrap
-from analysis.compare import Comparison, compare
 from analysis.costs import Costs, costs
+from analysis.forms import Comparison, compare
 from analysis.likelihood import Observations, Problem, best, maximise
 from analysis.models import (
     HYPERBOLA,

@@ -61,7 +61,7 @@ def write(
     if any(source.runs for source in sources):
         tables.append(predict.table(predict.predict(sources, found), predict.unit(sources)))
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=" and ".join(source.path.stem for source in sources),
@@ -81,7 +81,7 @@ def write(
     return [out, *write_tables(tables, out.parent / "tables")]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("analysis", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -6,9 +6,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from analysis.compare import Form
 from analysis.difference import Difference, difference
 from analysis.fit import Fit
+from analysis.forms import Form
 from analysis.tables import Cell, Table, number, share, short, with_interval, words
 from analysis.theory import Theory
 

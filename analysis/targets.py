@@ -38,10 +38,10 @@ def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = F
             )
         rows, unconfirmed, missing = [], 0, 0
         for run in members:
-            if _incomplete(run):
+            if incomplete(run):
                 missing += 1
                 continue
-            outcome, confirmed = _outcome(run, threshold, smoothed)
+            outcome, confirmed = outcome_at(run, threshold, smoothed)
             unconfirmed += isinstance(outcome, Reached) and not confirmed
             rows.append((run.batch_size, run.folder.seed, *row_of(outcome)))
         if rows:
@@ -84,13 +84,13 @@ def from_evaluations(frame: pd.DataFrame, threshold: float, metric: str | None =
     return curves
 
 
-def _incomplete(run: Run) -> bool:
+def incomplete(run: Run) -> bool:
     """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
     diverged = any(isinstance(o, Diverged) for o in run.result.outcomes.values())
     return not diverged and (not run.trajectory or run.trajectory[-1].step < run.result.last_step)
 
 
-def _outcome(run: Run, threshold: float, smoothed: bool) -> tuple[Outcome, bool]:
+def outcome_at(run: Run, threshold: float, smoothed: bool = False) -> tuple[Outcome, bool]:
     """The outcome at a threshold, and whether a crossing was confirmed."""
     if threshold in run.result.outcomes and not smoothed:
         return run.result.outcomes[threshold], True

@@ -7,8 +7,8 @@ from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
 from analysis.bootstrap import bootstrap
-from analysis.compare import compare
 from analysis.fit import fit, fit_all
+from analysis.forms import compare
 from analysis.likelihood import Observations
 from analysis.models import Array, hyperbola
 from benchmarks.coverage import Scenario, simulate

@@ -9,8 +9,8 @@ import pytest
 
 from analysis import fit_all, models
 from analysis.advice import verdict
-from analysis.compare import compare
 from analysis.curves import Curve
+from analysis.forms import compare
 from tests.simulation import Rows, curve, public
 
 
