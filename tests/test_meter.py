@@ -211,23 +211,23 @@ def test_real_digits_have_the_inception_score_of_its_formula(digits: Packed, tmp
 def test_a_target_of_an_inception_score_is_reached_from_below_and_raised(tiny: Tiny) -> None:
     """Several thresholds; then a harder one goes on, and an easier one that was passed trains again, asked for both."""
     choice = ("model.width=8", "batch_size=32", "target.metric=inception_score", "target.extra=[fid]")
-    asked = tiny(*choice, "target.samples=300", "target.thresholds=[1.6,1.4,9]", "noise_batches=0")
+    asked = tiny(*choice, "target.samples=300", "target.thresholds=[1.05,1.01,9]", "noise_batches=0")
     outcomes = trial.run(asked, 0).outcomes
     rows = RunFolder(trial_folder(asked), 0).trajectory()
     assert all("fid" in row.extra and row.sampling_error is None for row in rows)
     assert isinstance(outcomes[9.0], Censored)
-    reached = outcomes[1.4]
+    reached = outcomes[1.01]
     assert isinstance(reached, Reached)
     crossed = next(row for row in rows if row.step == reached.first_below)
-    assert min(crossed.value, *crossed.repeats) >= 1.4
-    assert all(min(row.value, *row.repeats) < 1.4 for row in rows if row.step < reached.first_below)
+    assert min([crossed.value, *crossed.repeats]) >= 1.01
+    assert all(min([row.value, *row.repeats]) < 1.01 for row in rows if row.step < reached.first_below)
 
-    first = tiny(*choice, "target.samples=300", "target.thresholds=[1.4]", "noise_batches=0", "name=again")
+    first = tiny(*choice, "target.samples=300", "target.thresholds=[1.01]", "noise_batches=0", "name=again")
     assert trial.run(first, 0).last_step == reached.first_below
-    for more in ("[1.4,1.6,9]", "[1.2,9]"):
+    for more in ("[1.01,1.05,9]", "[1.002,9]"):
         again = tiny(*choice, "target.samples=300", f"target.thresholds={more}", "noise_batches=0", "name=again")
         known = trial.run(again, 0).outcomes
-    assert set(known) == {1.2, 1.4, 1.6, 9.0}
+    assert set(known) == {1.002, 1.01, 1.05, 9.0}
     assert {t: known[t] for t in outcomes} == outcomes
 
 
