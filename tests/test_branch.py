@@ -124,9 +124,7 @@ def test_a_threshold_that_was_passed_unconfirmed_is_answered(tiny: Tiny, tmp_pat
         return tiny("batch_size=32", *branch)
 
     trial.run(asked("1"), 0)
-    easy = round(
-        1.5 * evaluations(asked("1"))[0][2], 1
-    )  # crossed at once, in the shared steps, and nobody asked for it
+    easy = round(1.5 * evaluations(asked("1"))[0][2], 1)  # crossed at once; nobody asked for it
     answered = trial.run(asked(f"{easy},1"), 0)
     assert answered.outcomes[easy] == Reached(0, 20)
     rows = evaluations(asked("1"))
