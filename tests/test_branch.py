@@ -14,7 +14,6 @@ from cbs import loop, trial
 from cbs.attempt import Attempt
 from cbs.branch import Branch
 from cbs.claim import Busy, Claim
-from cbs.config import typed
 from cbs.errors import InputError
 from cbs.key import trial_folder, trial_key
 from cbs.outcome import Reached
@@ -120,14 +119,18 @@ def test_a_parent_that_is_past_the_step_keeps_its_record(tiny: Tiny, reached: li
 
 
 def test_a_threshold_that_was_passed_unconfirmed_is_answered(tiny: Tiny, tmp_path: Path) -> None:
-    first, more = arm(tiny, *GROWING, step=90), arm(tiny, *GROWING, step=90)
-    trial.run(typed({**first.to_dict(), "target": {**first.to_dict()["target"], "thresholds": [1.0]}}), 0)
-    answered = trial.run(more, 0)  # 170 is crossed in the shared steps, and nobody had asked for it
-    outcome = answered.outcomes[170.0]
-    assert isinstance(outcome, Reached)
-    assert outcome.first_below < 90
+    def asked(thresholds: str) -> Config:
+        branch = ("branch_from.batch_size=8", "branch_from.step=40", f"target.thresholds=[{thresholds}]")
+        return tiny("batch_size=32", *branch)
+
+    trial.run(asked("1"), 0)
+    easy = round(1.5 * evaluations(asked("1"))[0][2], 1)  # crossed at once; nobody asked for it
+    answered = trial.run(asked(f"{easy},1"), 0)
+    assert answered.outcomes[easy] == Reached(0, 20)
+    rows = evaluations(asked("1"))
     shutil.rmtree(tmp_path / "results")
-    assert trial.run(more, 0).outcomes == answered.outcomes
+    assert trial.run(asked(f"{easy},1"), 0).outcomes == answered.outcomes
+    assert evaluations(asked("1")) == rows
 
 
 def test_another_optimizer_begins_with_no_moments(tiny: Tiny) -> None:
