@@ -59,7 +59,7 @@ def bootstrap(fit: Fit, resamples: int = RESAMPLES, random: int = 0) -> Bootstra
     problem = _drawn(fit.problem, resamples, rng) if drawn else _simulated(fit, resamples, rng)
     theta, top = maximise(problem, np.repeat(fit.theta, resamples, 0), tolerance=1e-6)
     b0, n_inf = np.maximum(b0_of(theta[:, 1], problem.pivot), 0.0), np.exp(theta[:, 0])
-    draws = {"b_star": critical_batch_size(b0), "n_inf": n_inf, "sfo": least_sfo(n_inf, b0)}
+    draws = {"b_star": critical_batch_size(b0), "n_inf": n_inf, "sfo": fit.curve.gradients * least_sfo(n_inf, b0)}
     if drawn:
         stretch = _stretch(fit.problem, fit.theta)
         intervals = {name: _percentiles(values, getattr(fit, name), stretch) for name, values in draws.items()}

@@ -110,6 +110,11 @@ def titles(fits: list[Fit]) -> str:
     return ", ".join(dict.fromkeys(one.curve.metric.title for one in fits if one.curve.metric)) or "value"
 
 
+def sfo(fits: list[Fit]) -> str:
+    """What gradients are: N·b, or so many times that where a step takes more than one per image of its batch."""
+    return "N(b)·b" if all(one.curve.gradients == 1 for one in fits) else "(gradients)"
+
+
 def size_ticks(axes: Axes, fits: list[Fit]) -> None:
     """Ticks at the batch sizes that were swept, thinned to ten, and plain numbers on both axes."""
     sizes = sorted({b for one in fits for b in one.curve.batch_sizes})

@@ -149,7 +149,7 @@ def _needed(seeds: float | None) -> Cell:
 
 
 def write(found: Answers, folder: Path, command: Sequence[str]) -> Path:
-    """Figures as PNG and SVG into figures/, tables as CSV and LaTeX into tables/, one HTML page; its path is returned."""
+    """Figures as PNG and SVG into figures/, tables into tables/, one HTML page, which is returned."""
     import matplotlib.pyplot as plt
 
     from analysis import arm_figures, canvas

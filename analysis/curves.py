@@ -43,6 +43,8 @@ class Curve:
     metric: what crosses the threshold; None where a file doesn't say, and less is taken to be better.
     spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
+    gradients: that a step takes per image of its batch, as cbs.outcome.sfo counts them: 1 of a plain step, 2 of
+    extragradient; SFO is N·b times as many. One number, for it doesn't depend on b in any update rule here.
     """
 
     optimizer: str
@@ -57,6 +59,7 @@ class Curve:
     abandoned: int = 0
     metric: Metric | None = None
     changing: int = 0
+    gradients: float = 1.0
 
     @property
     def name(self) -> str:

@@ -140,10 +140,11 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
     """N·b against b: medians, the fit, and b* as measured (star) and fitted (line with its interval)."""
     for i, one in enumerate(fits):
         colour = COLOURS[i % len(COLOURS)]
-        _line(axes, one, colour, DASHES[i % 7], lambda size, steps: size * steps)
+        unit = one.curve.gradients
+        _line(axes, one, colour, DASHES[i % 7], lambda size, steps, unit=unit: unit * size * steps)
         _medians(axes, one, i, colour, None)
         if one.measured_b_star is not None:
-            least = one.curve.medians()[one.measured_b_star] * one.measured_b_star
+            least = one.curve.medians()[one.measured_b_star] * one.measured_b_star * unit
             axes.plot(one.measured_b_star, least, marker="*", ms=15, color=colour, mec=INK, mew=0.7, zorder=5)
         if one.b_star is not None and one.sfo is not None:
             low, high = one.b_star_ci
@@ -154,7 +155,7 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
             axes.plot(one.b_star, one.sfo, marker="|", ms=12, mew=2, color=colour, zorder=5)
     axes.plot([], [], ls="", marker="*", ms=11, color=FAINT, mec=INK, mew=0.7, label="measured b*")
     axes.plot([], [], ls="-", lw=3, marker="|", ms=12, mew=2, color=FAINT, label="fitted b*, 95 %")
-    axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="SFO complexity N(b)·b")
+    axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel=f"SFO complexity {canvas.sfo(fits)}")
     size_ticks(axes, fits)
     axes.set_title(canvas.target(fits))
 
@@ -163,7 +164,7 @@ def _medians(axes: Axes, one: Fit, index: int, colour: str, scale: float | None)
     medians = one.curve.medians()
     medians = medians[np.isfinite(medians)]
     b = medians.index.to_numpy(float)
-    values = medians.to_numpy() * (b if scale is None else scale)
+    values = medians.to_numpy() * (b * one.curve.gradients if scale is None else scale)
     marker = MARKERS[index % len(MARKERS)]
     axes.plot(
         b,

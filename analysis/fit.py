@@ -40,7 +40,7 @@ class Fit:
     """What a curve says of its critical batch size; None where it says nothing.
 
     n_inf: steps at infinite batch size. b0: the batch size below which the target is never reached.
-    b_star = 2 b0. sfo = N(b*)·b* = 4 N∞ b0. sigma: spread of ln N over seeds; kappa: how it grows
+    b_star = 2 b0. sfo = 4 N∞ b0·Curve.gradients. sigma: spread of ln N over seeds; kappa: how it grows
     towards b0 (None where it was taken as the same everywhere). Intervals (`…_ci`) are 95 %, with None
     for an open end. curves: the confidence curves behind them, of ln N(pivot)/N∞, ln N∞ and ln SFO.
     log_likelihood: at the maximum.
@@ -68,7 +68,8 @@ class Fit:
             pivot = float(self.problem.pivot[0])
             left, right = (None if v is None or v <= 0 else float(critical_batch_size(b0_of(v, pivot))) for v in ends)
             return left, right
-        left, right = (None if end is None else math.exp(end) for end in ends)
+        unit = self.curve.gradients if name == "sfo" else 1.0
+        left, right = (None if end is None else unit * math.exp(end) for end in ends)
         value = getattr(self, name)  # a bound may have moved the estimate out of its interval
         if value is not None:
             left, right = (None if left is None else min(left, value)), (None if right is None else max(right, value))
@@ -118,8 +119,10 @@ class Fit:
 
     @property
     def sfo(self) -> float | None:
-        """N(b*)·b* = 4 N∞ b0."""
-        return None if self.b0 is None or self.n_inf is None else float(least_sfo(self.n_inf, self.b0))
+        """N(b*)·b* = 4 N∞ b0, times the gradients of a step per image."""
+        if self.b0 is None or self.n_inf is None:
+            return None
+        return self.curve.gradients * float(least_sfo(self.n_inf, self.b0))
 
     @cached_property
     def comparison(self) -> Comparison:

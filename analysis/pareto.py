@@ -46,7 +46,7 @@ def against(fits: list[Fit], name: str) -> Figure:
         squeeze=False,
         layout="constrained",
     )
-    titles = {"gradients": "gradients N·b (SFO)", "energy": "energy, Wh"}
+    titles = {"gradients": "gradients (SFO)", "energy": "energy, Wh"}
     for i, (axes, one) in enumerate(zip(grid.flat, fits, strict=False)):
         assert one.costs is not None
         _panel(axes, one, one.costs, name, i)
@@ -75,7 +75,7 @@ def _panel(axes: Axes, one: Fit, costs: Costs, name: str, index: int) -> None:
     colour, marker, time = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], costs.known["time"]
     price = costs.known.get(name)
     points = pd.DataFrame({"y": time.points, "x": _points(one) if price is None else price.points}).dropna()
-    runs = time.runs.assign(x=time.runs["steps"] * time.runs["batch_size"] if price is None else price.runs["cost"])
+    runs = time.runs.assign(x=_gradients(one, time.runs) if price is None else price.runs["cost"])
     axes.plot(runs["x"], runs["cost"], ls="", marker=marker, ms=2.5, mew=0, color=colour, alpha=0.45)
     x, y = points["x"].to_numpy(float), points["y"].to_numpy(float)
     best = front(x, y)
@@ -95,7 +95,11 @@ def _panel(axes: Axes, one: Fit, costs: Costs, name: str, index: int) -> None:
 
 def _points(one: Fit) -> pd.Series:
     medians = one.curve.medians()
-    return medians * medians.index.to_numpy(float)
+    return medians * medians.index.to_numpy(float) * one.curve.gradients
+
+
+def _gradients(one: Fit, runs: pd.DataFrame) -> pd.Series:
+    return runs["steps"] * runs["batch_size"] * one.curve.gradients
 
 
 def _fitted(axes: Axes, one: Fit, price: Cost | None, time: Cost, colour: str) -> None:
@@ -106,7 +110,7 @@ def _fitted(axes: Axes, one: Fit, price: Cost | None, time: Cost, colour: str) -
 
     def costs(b: Array) -> tuple[Array, Array]:
         steps = hyperbola(b, one.n_inf or 0.0, one.b0 or 0.0)
-        return (b * steps if price is None else price.at(b, steps)), time.at(b, steps)
+        return (one.curve.gradients * b * steps if price is None else price.at(b, steps)), time.at(b, steps)
 
     least = one.b_star if price is None else price.b_star
     b = np.geomspace(min(sizes[0], least or sizes[0]), sizes[-1], 300)

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from analysis.curves import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
 from cbs.key import curve_identity, on_a_curve
 from cbs.labels import labels
-from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached
+from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached, sfo
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ class Run:
         if result.energy_joules is not None and sum(result.seconds.values()) > 0:
             joules = seconds * result.energy_joules / sum(result.seconds.values()) * processes / sharing
         return (self.batch_size, self.folder.seed, device, alone, seconds * processes / lanes, joules)
+
+    @cached_property
+    def gradients(self) -> float | None:
+        """Gradients that its steps took per image of a batch of its first size; None where it didn't count them."""
+        if not self.folder.trajectory_path.exists():
+            return None
+        *_, last = self.folder.trajectory_path.read_text().splitlines() or [""]
+        counted = '"gradients": {"' in last  # most records needn't be read any further
+        seen = self.trajectory[-1] if counted else None
+        return sfo(seen) / (seen.step * self.batch_size) if seen and seen.gradients else None
 
     def command(self, threshold: float | None = None) -> str:
         """The command that made this run, as it can be given again, asked for one threshold more where one is given."""
@@ -185,8 +196,19 @@ def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, lef
     frame = pd.DataFrame(rows, columns=order).sort_values(["batch_size", "seed"])[list(COLUMNS)]
     spent = pd.DataFrame([run.spent() for run in runs if run.result.seconds["training"] > 0], columns=SPENT)
     frame = frame.reset_index(drop=True)
+    counted = [run.gradients for run in runs if run.gradients is not None]
+    gradients = median(counted) if counted else 1.0
     return Curve(
-        optimizer["name"], "", frame, facts, threshold, first.group, left_out, spent=spent, metric=first.metric
+        optimizer["name"],
+        "",
+        frame,
+        facts,
+        threshold,
+        first.group,
+        left_out,
+        spent=spent,
+        metric=first.metric,
+        gradients=gradients,
     )
 
 

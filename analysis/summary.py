@@ -193,13 +193,19 @@ def outcomes(fits: list[Fit]) -> Table:
         "outcomes",
         "Runs that reached the target, were censored (budget spent, or abandoned by an adaptive sweep) or diverged; "
         "median steps-to-target.",
-        ["curve", "b", "runs", "reached", "censored", "diverged", "median N", "N·b"],
+        ["curve", "b", "runs", "reached", "censored", "diverged", "median N", "SFO"],
     )
     for one in fits:
         medians = one.curve.medians()
         for b, row in one.curve.shares().iterrows():
             counts = [number(int(row[k])) for k in ("runs", "reached", "censored", "diverged")]
-            table.add(_named(one), number(float(b)), *counts, number(float(medians[b])), number(float(medians[b] * b)))
+            table.add(
+                _named(one),
+                number(float(b)),
+                *counts,
+                number(float(medians[b])),
+                number(float(medians[b] * b * one.curve.gradients)),
+            )
     return table
 
 
@@ -217,7 +223,9 @@ def costs(fits: list[Fit]) -> Table:
         gradients = "SFO, gradients"
         measured = number(one.measured_b_star, power=True)
         fitted, least = number(one.b_star, one.b_star_ci, power=True), number(one.sfo, one.sfo_ci)
-        table.add(_named(one), words(gradients), measured, fitted, least, number(0), number(1), share(0))
+        table.add(
+            _named(one), words(gradients), measured, fitted, least, number(0), number(one.curve.gradients), share(0)
+        )
         names = {"time": f"{one.costs.title_of_time}, s", "hours": one.costs.unit_of_hours, "energy": "energy, Wh"}
         for name, cost in one.costs.known.items():
             table.add(

@@ -192,7 +192,7 @@ def notes(found: Answers) -> list[str]:
         told.append(f"Arms with a shared beginning are the same runs up to step {_listed([float(s) for s in steps])}.")
     if any(not p.found.decided for p in pairs):
         told.append(
-            "Seeds that would decide are reckoned with the difference and the spread as seen, which are estimates."
+            "Seeds that would decide: were difference and spread what they look like, which few seeds tell roughly."
         )
     if found.unconfirmed:
         told.append(
