@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from cbs.errors import InputError, nearest
+from cbs.errors import InputError, counted, nearest
 from cbs.schedules import POWERS, SCHEDULES, Constant, Growth, Schedule, Stall, rate_factor
 
 _NAME = "batch_size.schedule"
@@ -90,9 +90,8 @@ def _each(name: str, value: Any, at: list[float]) -> list[Any]:
     if not isinstance(value, list | tuple) and name != "sizes":
         return found * len(at)
     if len(found) != len(at):
-        raise InputError(
-            f"{_NAME}.{name} is {_told(found)}: it needs {len(at)} values, one for each of at={_told(at)}."
-        )
+        needed = counted(len(at), "value")
+        raise InputError(f"{_NAME}.{name} is {_told(found)}: it needs {needed}, one for each of at={_told(at)}.")
     return found
 
 

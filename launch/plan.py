@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Run:
         """Whether a live process works on it."""
         return holder(self.folder.claims_path) is not None
 
-    @property
+    @cached_property
     def branch(self) -> Branch | None:
         """Where it parts from the run that it shares its first steps with."""
         return Branch.of(self.config, self.seed)
@@ -150,7 +151,8 @@ def preflight(configs: list[Config]) -> None:
 
     largest: dict[str, Config] = {}
     for config in configs:
-        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features))
+        shares = config.branch_from and (config.branch_from, config.batch_size)
+        need = repr((config.dataset, config.device, config.paths, config.name, config.target.features, shares))
         if need not in largest or config.batch_size.largest > largest[need].batch_size.largest:
             largest[need] = config
     for config in largest.values():
