@@ -38,8 +38,8 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(model: str, micro_bat
         whole, cut = gan(*choice), gan(*choice, f"micro_batch={micro_batch}")
         for _ in range(20):
             torch.testing.assert_close(torch.stack(whole.step()), torch.stack(cut.step()), rtol=1e-9, atol=1e-9)
-        for ours, theirs in zip([*cut._g, *cut._d], [*whole._g, *whole._d], strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        for ours, theirs in zip(cut.players, whole.players, strict=True):
+            torch.testing.assert_close(ours.parameters, theirs.parameters, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("model", "passes"), [("dcgan", 1), ("wgan_gp", 2)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cbs.outcome import Evaluation
+from cbs.outcome import METRICS, Evaluation
 from cbs.schedules import Constant, Pace, Phase
 from cbs.schema import Config
 
@@ -24,7 +24,7 @@ class Pacing:
         self._phase = Phase(config.batch_size.initial)
         self._pace = None
         if not isinstance(schedule, Constant):
-            rising = config.target.metric == "inception_score"
+            rising = METRICS[config.target.metric].rising
             self._pace = Pace(config.batch_size.initial, schedule, images, rising, since)
 
     def saw(self, evaluations: Sequence[Evaluation]) -> None:
