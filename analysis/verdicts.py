@@ -13,6 +13,8 @@ from analysis.questions import FEW, Answers, Question
 from analysis.tables import short
 from cbs.errors import counted
 
+# Against so many others the verdict is told one by one.
+_ONE_BY_ONE = 5
 # What is spent on an axis, and how fewer of it reads.
 _OF = {"steps": "steps", "sfo": "gradients", "seconds": "seconds"}
 
@@ -43,7 +45,7 @@ def _against(question: Question, best: str, labels: list[str]) -> list[str]:
     rivals = {label: _toward(question, label, best) for label in labels if label != best}
     sure = {label: c for label, c in rivals.items() if c.sign > 0}
     open_ = {label: c for label, c in rivals.items() if c.sign <= 0}
-    if len(rivals) > FEW:
+    if len(rivals) > _ONE_BY_ONE:
         names = ", ".join(sorted(open_, key=labels.index)) or "none"
         return [f"{len(sure)} of the {counted(len(rivals), 'other')} certainly take more; not told from it: {names}."]
     told = [f"{label} takes {_times(c)}{_surely(c)}." for label, c in sure.items()]
@@ -92,11 +94,19 @@ def _range(ends: tuple[float | None, float | None]) -> str:
 
 
 def _surely(found: Contrast) -> str:
-    return "" if found.p_holm is None else f", p = {p_value(found.p_holm)}"
+    return "" if found.p_holm is None else f", {_p(found.p_holm)}"
 
 
 def _wanted(found: Contrast) -> str:
-    """How many seeds would decide."""
+    """How many seeds would decide, and why an interval beside 1 hasn't."""
+    if found.p is not None and found.p <= LEVEL < (found.p_holm or 0.0):
+        return f"{_p(found.p_holm or 0.0)} among the other pairs, {_seeds(found)}"
+    if found.p_holm is not None and found.p_holm <= LEVEL:
+        return f"too few seeds agree for the exact test ({_p(found.p_exact or 0.0)}), {_seeds(found)}"
+    return _seeds(found)
+
+
+def _seeds(found: Contrast) -> str:
     if found.needed is None:
         return "two seeds at least are needed to test"
     if not math.isfinite(found.needed):
@@ -210,6 +220,11 @@ def notes(found: Answers) -> list[str]:
             "no run says what its steps took" if field.alike else f"runs were trained on {' and '.join(field.devices)}"
         )
         told.append(f"Seconds are not compared: {why}.")
+    if "seconds" in field.axes and any(course.run.result.stack for arm in field.arms for course in arm.courses):
+        told.append(
+            "Seconds of seeds that trained as one network are their steps at the pace of a step alone, measured once "
+            "before: intervals don't hold that measurement's error."
+        )
     if field.left_out:
         told.append(f"{counted(field.left_out, 'run')} left out: trained again from the start, or not evaluated yet.")
     if len(field.arms) > FEW:
@@ -222,6 +237,11 @@ def _span(numbers: list[int]) -> str:
     return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
 
 
+def _p(p: float) -> str:
+    told = p_value(p)
+    return f"p {told}" if told.startswith("<") else f"p = {told}"
+
+
 def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
@@ -231,7 +251,7 @@ def _amount(value: float, axis: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{np.floor(1000 * share) / 10:g} %" if share < 0.95 else "95 %"
+    return f"{np.floor(1000 * share) / 10:g} %"
 
 
 def _capital(text: str) -> str:

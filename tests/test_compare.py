@@ -20,7 +20,7 @@ from analysis.__main__ import main
 from analysis.arm_figures import band
 from analysis.arms import Arm, Course, lineage, seconds
 from analysis.questions import Answers
-from analysis.studies import read_study
+from analysis.studies import from_study, read_study
 from cbs.errors import InputError
 from cbs.key import trial_key
 from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
@@ -297,3 +297,21 @@ sys.exit(done or bool({unwanted} & set(sys.modules)))"""
     assert shown["threshold"] == 4.0
     assert {p["axis"] for p in shown["pairs"]} == {"steps", "sfo", "seconds"}
     assert all(p["p_exact"] >= 2 / 64 for p in shown["pairs"])
+
+
+def test_the_sfo_of_a_curve_is_what_its_records_count(tiny: Tiny, study: Path, tmp_path: Path) -> None:
+    """Two gradients a step and image: twice the SFO, the same b*; records without a count are as before."""
+    sizes, other = (4, 8, 16, 64), tmp_path / "results" / "plain"
+    for b in sizes:
+        for seed, noise in enumerate(SPREAD[:3]):
+            n = 600 * b / (b - 2.5) * noise
+            write(study, tiny(f"batch_size={b}"), seed, n, gradients=2.0)
+            write(other, tiny(f"batch_size={b}"), seed, n)
+    (twice,), (once,) = from_study(study), from_study(other)
+    assert (twice.gradients, once.gradients) == (2.0, 1.0)
+    one, two = once.fit(), twice.fit()
+    assert two.b_star == one.b_star
+    assert two.sfo == 2 * one.sfo  # type: ignore[operator]
+    assert two.sfo_ci == pytest.approx([2 * end for end in one.sfo_ci])  # type: ignore[operator]
+    drawn = [f.bootstrap.intervals["sfo"] for f in (one, two)]  # type: ignore[union-attr]
+    assert drawn[1] == pytest.approx([2 * end for end in drawn[0]])
