@@ -16,7 +16,7 @@ from typing import Any
 from cbs.errors import InputError
 from cbs.key import REQUEST
 from cbs.options import LoggerConfig
-from cbs.outcome import Evaluation, Outcome, Reached
+from cbs.outcome import Evaluation, Outcome, Reached, sfo
 from cbs.record import RunFolder, write_atomic
 from cbs.schema import Config
 from cbs.services import About, Service, service
@@ -54,9 +54,7 @@ def opened(config: Config, folder: RunFolder) -> Iterator[Logger]:
     logger: Logger = Logger()
     if config.logger.name != "none":
         about = describe(config, folder)
-        logger = Feed(
-            service(config.logger, about), about.name, config.batch_size.initial, config.target.metric, folder
-        )
+        logger = Feed(service(config.logger, about), about.name, config.target.metric, folder)
     try:
         yield logger
     finally:
@@ -82,8 +80,8 @@ class Feed(Logger):
     failed, follows with the next evaluation. logger.json in the run's folder keeps what it has.
     """
 
-    def __init__(self, to: Service, name: str, b: int, metric: str, folder: RunFolder) -> None:
-        self._service, self._name, self._b, self._metric = to, name, b, metric
+    def __init__(self, to: Service, name: str, metric: str, folder: RunFolder) -> None:
+        self._service, self._name, self._metric = to, name, metric
         self._ledger_path, self._failure_path = folder.path / "logger.json", folder.path / "logger.txt"
         self._changed = threading.Condition()
         self._evaluations: tuple[Evaluation, ...] = ()
@@ -143,14 +141,14 @@ class Feed(Logger):
         logged = self._ledger.logged
         try:
             for evaluation in evaluations:
-                for number, values in enumerate(said(evaluation, self._metric, self._b)):
+                for number, values in enumerate(said(evaluation, self._metric)):
                     if number >= logged.get(str(evaluation.step), 0):
                         self._service.log(evaluation.step, values)
                         logged[str(evaluation.step)] = number + 1
         finally:
             self._ledger.save()
         if outcomes is not None:
-            self._service.finish(*ended(outcomes, self._b))
+            self._service.finish(*ended(outcomes, evaluations))
 
     @contextlib.contextmanager
     def _surviving(self) -> Iterator[None]:
@@ -191,7 +189,7 @@ class _Ledger:
             write_atomic(self._path, json.dumps({**self._read(), **mine}).encode())
 
 
-def said(evaluation: Evaluation, metric: str, b: int) -> list[dict[str, float]]:
+def said(evaluation: Evaluation, metric: str) -> list[dict[str, float]]:
     """What is logged of an evaluation, piece by piece as it becomes known: first its values, then each repeat."""
     error = evaluation.sampling_error
     first = {
@@ -202,16 +200,17 @@ def said(evaluation: Evaluation, metric: str, b: int) -> list[dict[str, float]]:
         **{f"noise_scale_{name}": of.scale for name, of in evaluation.noise.items() if of.scale is not None},
         "samples": float(evaluation.samples),
         "seconds": evaluation.seconds,
-        "sfo": float(evaluation.step * b),
+        "sfo": sfo(evaluation),
     }
     return [first, *({f"{metric}_repeat_{k}": value} for k, value in enumerate(evaluation.repeats, start=1))]
 
 
-def ended(outcomes: dict[float, Outcome], b: int) -> tuple[dict[str, float], dict[str, str]]:
+def ended(outcomes: dict[float, Outcome], evaluations: Sequence[Evaluation]) -> tuple[dict[str, float], dict[str, str]]:
     """What is logged of outcomes: steps and SFO to each target that was reached, and each outcome's kind."""
     numbers: dict[str, float] = {}
+    at = {evaluation.step: evaluation for evaluation in evaluations}
     for threshold, outcome in outcomes.items():
         if isinstance(outcome, Reached):
             numbers[f"steps_to_target/{threshold:g}"] = float(outcome.first_below)
-            numbers[f"sfo_to_target/{threshold:g}"] = float(outcome.first_below * b)
+            numbers[f"sfo_to_target/{threshold:g}"] = sfo(at[outcome.first_below])
     return numbers, {f"outcome/{t:g}": type(o).__name__.lower() for t, o in outcomes.items()}

@@ -20,7 +20,7 @@ import pytest
 from cbs import loggers, trial
 from cbs.errors import InputError
 from cbs.key import trial_folder
-from cbs.outcome import Censored, Diverged, Outcome, Reached
+from cbs.outcome import Censored, Diverged, Evaluation, Outcome, Reached
 from cbs.record import Result, RunFolder
 from cbs.schema import Config
 from tests.conftest import ROOT, TINY, command, config
@@ -351,8 +351,13 @@ def test_a_logger_that_is_not_installed_is_bad_input(name: str, tiny: Tiny, monk
     trial.preflight(tiny())
 
 
+def gradients(each: int) -> dict[str, int]:
+    return {"generator": each, "discriminator": each}
+
+
 def test_outcomes_that_are_not_numbers_are_words() -> None:
-    numbers, words = loggers.ended({50.0: Reached(90, 100), 40.0: Censored(200), 12.5: Diverged(7)}, 8)
+    seen = [Evaluation(step, 8 * step, 1.0, 60.0 - step / 5, gradients=gradients(8 * step)) for step in (90, 100, 200)]
+    numbers, words = loggers.ended({50.0: Reached(90, 100), 40.0: Censored(200), 12.5: Diverged(7)}, seen)
     assert numbers == {"steps_to_target/50": 100.0, "sfo_to_target/50": 800.0}
     assert words == {"outcome/50": "reached", "outcome/40": "censored", "outcome/12.5": "diverged"}
 

@@ -151,7 +151,8 @@ def test_two_processes_train_as_one(name: str, by_two: list[dict[str, Any]]) -> 
     for network in ("generator", "discriminator"):
         before, after = (flat(s[network]) for s in (start, expected["state"]))
         for each in before:
-            if name != "biggan" or not each.endswith("bias"):  # BatchNorm takes most of BigGAN's out again
+            # BatchNorm takes most of BigGAN's out again, and the hinge loss gives the head's of SAGAN nothing near 0.
+            if name not in ("biggan", "sagan") or not each.endswith("bias"):
                 assert (after[each] - before[each]).abs().max() > 1e-5  # it moved by far more than the tolerance
 
 
