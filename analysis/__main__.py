@@ -229,6 +229,7 @@ def _estimate(given: argparse.Namespace) -> None:
 _COMMANDS = {
     "fit": _fit,
     "compare": _compare,
+    "predict": _predict,
     "plots": _plots,
     "report": _report,
     "targets": _targets,

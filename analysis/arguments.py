@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the hardest shared)")
     predict.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
     predict.add_argument("--json", action="store_true", help='one object, {"unit": …, "answers": […], "note": …}')
-    predict.set_defaults(run=_predict, csv=[], growing_spread=False)
+    predict.set_defaults(csv=[], growing_spread=False)
 
     plots = commands.add_parser("plots", help="draw the figures as PNG and SVG")
     _sources(plots)
