@@ -201,25 +201,14 @@ def _numbers(text: str) -> list[float]:
 
 
 def _estimate(given: argparse.Namespace) -> None:
-    from analysis.bounds import factor, power_of_two
+    from analysis.bounds import estimated, factor
 
-    known = factor(given.optimizer, given.lr, given.params, given.dataset_size, given.beta1, given.beta2)
-    for name in ("b_star", "ratio"):
-        value = getattr(given, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"{name.replace('_', '-')} is {value!r}: it must be a finite number above 0.")
-    given_value = given.b_star if given.b_star is not None else given.ratio
-    if given.ci and not 0 < given.ci[0] <= given_value <= given.ci[1] < float("inf"):
-        raise InputError(
-            f"ci is {given.ci[0]:g} {given.ci[1]:g}: it must hold the value {given_value:g}, low end first."
-        )
-    scale = 1 / known if given.b_star is not None else known
-    name = "ratio" if given.b_star is not None else "b_star"
-    answer: dict[str, float | list[float]] = {name: given_value * scale}
-    if given.ci:
-        answer[f"{name}_ci"] = [end * scale for end in given.ci]
-    if name == "b_star":
-        answer["power_of_two"] = power_of_two(max(given_value * scale, 1.0))
+    answer = estimated(
+        factor(given.optimizer, given.lr, given.params, given.dataset_size, given.beta1, given.beta2),
+        given.b_star,
+        given.ratio,
+        given.ci,
+    )
     told = (
         f"{k} = {v:.4g}" if isinstance(v, int | float) else f"{k} = {v[0]:.4g}–{v[1]:.4g}" for k, v in answer.items()
     )
