@@ -19,11 +19,9 @@ from analysis.targets import incomplete
 from cbs.errors import InputError
 from cbs.key import identity
 from cbs.labels import labels
-from cbs.outcome import Diverged, Evaluation, Reached, sfo
+from cbs.outcome import METRICS, Diverged, Evaluation, Reached, sfo
 
 AXES = {"steps": "steps", "sfo": "SFO (gradients)", "seconds": "seconds of training"}
-# More of these is better.
-UPWARDS = ("inception_score",)
 # Arms that measure their metric otherwise have nothing to compare.
 _MEASURED = ("metric", "features", "normalisation", "samples")
 
@@ -95,16 +93,16 @@ class Field:
 
     @property
     def sign(self) -> int:
-        return -1 if self.metric in UPWARDS else 1
+        return -1 if METRICS[self.metric].rising else 1
 
     @property
     def at(self) -> str:
         """What stands before a threshold: "FID ≤"."""
-        return f"{self.title} {'≤' if self.sign > 0 else '≥'}"
+        return f"{self.title} {METRICS[self.metric].sign}"
 
     @property
     def title(self) -> str:
-        return {"fid": "FID", "kid": "KID", "fid_infinity": "FID∞"}.get(self.metric, self.metric.replace("_", " "))
+        return METRICS[self.metric].title
 
     @cached_property
     def axes(self) -> list[str]:

@@ -15,6 +15,7 @@ _APART = {
     "optimizer.name",
     "dataset.source",
     "dataset.corrupt",
+    "dataset.images",
 }
 
 

@@ -200,7 +200,7 @@ def test_branches_are_pairs_and_alike_until_they_part(tiny: Tiny, study: Path) -
 
 def test_of_a_score_more_is_better(dearer: Path) -> None:
     found = answered(dearer, metric="inception_score")
-    assert found.field.at == "inception score ≥"
+    assert found.field.at == "IS ≥"
     levels = list(found.taken)
     assert levels == sorted(levels)
     question = found.question("steps", found.main)
