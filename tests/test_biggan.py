@@ -27,7 +27,7 @@ from cbs.models.biggan import (
 )
 from cbs.rules import latent_chunks
 from cbs.streams import stream
-from cbs.tasks.gan import gradient_penalty
+from cbs.tasks.losses import gradient_penalty
 from tests.conftest import config
 
 SIZES = [8, 16, 32, 64, 128, 256]
