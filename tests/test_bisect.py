@@ -320,6 +320,7 @@ def test_a_real_sweep_keeps_its_budget_and_a_later_grid_goes_on_with_it(undistur
     assert {name: after[name] for name in alone} == alone
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_and_trains_nothing_twice(undisturbed: Path, tmp_path: Path) -> None:
     kills = 0
     settled: dict[Path, float] = {}
@@ -363,6 +364,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert list(tmp_path.glob("results/sweep/trials/*/seed-*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_a_slow_run_holds_up_nobody(tmp_path: Path) -> None:
     """Two optimizers on two workers; Adam's first run crawls."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -329,6 +329,7 @@ def test_a_busy_member_holds_up_all_and_keeps_none(tiny: Tiny) -> None:
 SWEEP = ("-m", *TINY, *ASKED, "batch_size=8,16", "target.budget_steps=400", "target.thresholds=[150,120]")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_stacks_killed_at_random_moments_ends_with_the_same_records(tmp_path: Path) -> None:
     """SIGKILL to the launcher and every worker, at random moments."""
     once, often = tmp_path / "once", tmp_path / "often"
