@@ -148,6 +148,7 @@ def owners(site: Site) -> list[int]:
     return [json.loads(path.read_text())["pid"] for path in claims]
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_task_is_tried_again_there(site: Site, undisturbed: dict) -> None:
     site.submit()
     site.wait_for_training(4)
