@@ -305,6 +305,7 @@ def spent(results: Path) -> int:
     return sum(found[-1][1] for found in rows)
 
 
+@pytest.mark.slow
 def test_a_real_sweep_keeps_its_budget_and_a_later_grid_goes_on_with_it(undisturbed: Path, tmp_path: Path) -> None:
     found = records(undisturbed / "results")
     assert 2_000 < spent(undisturbed / "results") <= 4_000

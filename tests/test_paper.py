@@ -46,6 +46,7 @@ def imagenet(data: Path) -> None:
     put_files(data / "imagenet" / "train", files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("study", "make", "choice"),
     [

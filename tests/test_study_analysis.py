@@ -91,6 +91,7 @@ def test_a_study_and_a_file_side_by_side(study: Path, tmp_path: Path) -> None:
     assert "mine: all" in (study / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_in_which_nothing_arrived_is_drawn_and_says_so(tmp_path: Path) -> None:
     assert command("-m", *TINY, "batch_size=16,64", "target.budget_steps=30", cwd=tmp_path).returncode == 0
     for action in ("plots", "report"):

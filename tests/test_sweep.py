@@ -114,6 +114,7 @@ def _wait_for_the_end(processes: list[psutil.Process]) -> None:
     assert not alive, "a worker outlived its launcher"
 
 
+@pytest.mark.slow
 def test_one_failing_run_does_not_stop_the_others(tmp_path: Path) -> None:
     """A packed set that one trial alone can't read: its folder of images has a broken one."""
     bad = tmp_path / "sitecustomize.py"
@@ -163,6 +164,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path: Path, undist
     assert records(tmp_path / "results") == undisturbed
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_share_the_work(tmp_path: Path, undisturbed: dict) -> None:
     both = [start(tmp_path, *SWEEP) for _ in range(2)]
     for process in both:
@@ -254,6 +256,7 @@ def test_a_foreign_launch_package_is_named(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_a_failure_and_retried(tmp_path: Path) -> None:
     process = start(tmp_path, "-m", *TINY, "batch_size=8,16", "target.budget_steps=2000")
     folders: list[RunFolder] = []

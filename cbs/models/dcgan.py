@@ -46,10 +46,10 @@ class Up(nn.ConvTranspose2d):
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """(b, inputs, h, w) -> (b, outputs, 2h, 2w)"""
-        if self.training or x.device.type != "cpu" or x[0, 0].numel() > 16 or len(x) < 2 * x[0].numel():
+        images, inputs, h, w = x.shape
+        if self.training or x.device.type != "cpu" or h * w > 16 or images < 2 * inputs * h * w:
             return super().forward(x)
-        h, w = x.shape[2:]
-        return torch.mm(x.flatten(1), self._dense(h, w)).view(len(x), -1, 2 * h, 2 * w)
+        return torch.mm(x.flatten(1), self._dense(h, w)).view(images, -1, 2 * h, 2 * w)
 
     def _dense(self, h: int, w: int) -> torch.Tensor:
         """(inputs·h·w, outputs·2h·2w): what each number of a map adds to each of the next."""

@@ -14,7 +14,7 @@ import pytest
 
 from cbs.record import run_folders
 from launch.submissions import submissions
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, command
 from tests.slurm.cluster import Cluster, cluster, why_not
 from tests.test_sweep import records
 
@@ -55,6 +55,13 @@ SWEEP = (
     *("-m", *TINY, "batch_size=8,16", "seeds=2", "target.budget_steps=340", "checkpoint_minutes=0.02", "device=cpu"),
     *("hydra.launcher.pack=2", "hydra.launcher.cpus_per_task=2", "hydra.launcher.mem_gb=4"),
 )
+
+
+def here(folder: Path, *more: str) -> dict[str, Any]:
+    """The records of SWEEP as this machine alone makes them."""
+    done = command(*(one for one in SWEEP if not one.startswith("hydra.launcher")), *more, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return records(folder / "results")
 
 
 @pytest.fixture(scope="session")
@@ -136,14 +143,4 @@ def site(lab: Cluster, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of SWEEP as this machine alone makes them."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    arguments = [one for one in SWEEP if not one.startswith("hydra.launcher")]
-    done = subprocess.run(
-        [sys.executable, "-m", "cbs.run", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return records(folder / "results")
+    return here(tmp_path_factory.mktemp("undisturbed"))

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from cbs.record import run_folders
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import SWEEP, Site
+from tests.slurm.conftest import SWEEP, Site, here
 
 PAUSE = "CBS_TEST_PAUSE"
 
@@ -148,6 +149,7 @@ def owners(site: Site) -> list[int]:
     return [json.loads(path.read_text())["pid"] for path in claims]
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_task_is_tried_again_there(site: Site, undisturbed: dict) -> None:
     site.submit()
     site.wait_for_training(4)
@@ -244,3 +246,28 @@ def test_what_fails_alike_is_set_aside_and_its_neighbours_are_not(site: Site, un
     site.cluster.wait_until_empty()
     assert site.records() == undisturbed
     print("6 faults injected")
+
+
+@pytest.mark.slow
+def test_stacks_go_back_into_the_queue_and_go_on(site: Site, tmp_path: Path) -> None:
+    """Two seeds train as one network in each task; both tasks are told to stop, twice."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    undisturbed = here(alone, "stack=2")
+    site.environment[PAUSE] = "0.06"
+    site.submit("stack=2")
+
+    def begun(attempt: str) -> bool:
+        return all((folder.claims_path / attempt).exists() for folder in run_folders(site.study))
+
+    for attempt in ("0001.json", "0002.json"):
+        site.cluster.wait(partial(begun, attempt), 90, attempt)
+        site.wait_for_training(4)
+        for task in tasks(site.cluster):
+            site.cluster.ask("scancel", "--signal=USR2", task)
+    site.cluster.wait_until_empty()
+    whole(site, undisturbed, 4)
+    for folder in run_folders(site.study):
+        result = folder.result()
+        assert result is not None
+        assert [part["width"] for part in result.stack] == [2]
