@@ -72,9 +72,10 @@ def check_branch(config: Config, images: int) -> None:
             f"{config.target.budget_steps}."
         )
     if isinstance(schedule, Growth):
-        epochs = step * branch.batch_size * config.model.critic_steps / images
-        shared = step if schedule.kind == "steps" else epochs
-        if schedule.at[0] < shared:
+        # The first step that begins at or after a change's time is the first with its batch: the last shared one begins before.
+        count, unit = (1, 1) if schedule.kind == "steps" else (branch.batch_size * config.model.critic_steps, images)
+        last, shared = (step - 1) * count / unit, step * count / unit
+        if schedule.at[0] <= last:
             raise InputError(
                 f"batch_size.schedule.at begins with {schedule.at[0]:g}: it must not be before the {shared:g} "
                 f"{schedule.kind} that branch_from shares."

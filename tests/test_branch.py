@@ -266,5 +266,6 @@ def test_a_schedule_may_not_begin_within_the_shared_steps(tiny: Tiny) -> None:
         trial.preflight(arm(tiny, *GROWING, step=46))
     epochs = ("batch_size=at_epochs", "batch_size.initial=8", f"{SIZE}.at=0.2", f"{SIZE}.factor=2")
     trial.preflight(arm(tiny, *epochs, step=44))
+    trial.preflight(arm(tiny, *epochs, step=45))  # 0.2 epochs are within the 45th step
     with pytest.raises(InputError, match=r"at begins with 0.2: it must not be before the 0.\d+ epochs"):
         trial.preflight(arm(tiny, *epochs, step=46))
