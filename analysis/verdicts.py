@@ -192,10 +192,12 @@ def notes(found: Answers) -> list[str]:
         told.append(f"No arm's median run came to any of the thresholds looked at ({_listed(list(found.taken))}).")
     seeds = [len(arm.courses) for arm in field.arms]
     least = [p.found.p_least for p in pairs if p.found.p_least is not None]
-    if least and max(least) > LEVEL:
+    weak = [p for p in least if p > LEVEL]
+    if weak:
         told.append(
-            f"With {_span(seeds)} seeds an exact test can't go below p = {p_value(max(least))}: where pairs are called "
-            "decided, every seed agrees and Student's t on logarithms decides."
+            f"Of {_span(seeds)} seeds an exact test can't decide {counted(len(weak), 'comparison')} of {len(least)}, "
+            f"whatever they show (least p up to {p_value(max(weak))}): called decided are those in which every seed "
+            "agrees and Student's t on logarithms decides."
         )
     if any(p.shared is not None for p in pairs):
         steps = sorted({p.shared for p in pairs if p.shared is not None})

@@ -45,6 +45,9 @@ CASES = {
     "biggan": ("model=biggan", "model.latent=6", "batch_size=7", "target.generator=ema"),
     "sagan": ("model=sagan", "model.width=4", "model.latent=6", "batch_size=7"),
     "wgan_gp, micro-batches": ("model=wgan_gp", "batch_size=7", "micro_batch=4"),
+    "srfb": ("model=dcgan", "batch_size=7", "update=srfb"),
+    "extragradient": ("model=wgan_gp", "batch_size=7", "model.critic_steps=1", "update=extragradient"),
+    "svre": ("model=dcgan", "batch_size=7", "update=svre"),
     "dcgan, replica": ("model=dcgan", "batch_size=7", "model.batch_norm=replica"),
 }
 SYNCHRONISED = [name for name in CASES if "replica" not in name]
