@@ -216,17 +216,26 @@ def _without_evaluating(seen: Sequence[Evaluation], training: float, evaluating:
 def _labelled(firsts: list[Run]) -> list[str]:
     """One label per trial: what tells it from the others, its key where nothing else does."""
     configs = [run.config for run in firsts]
+    # A shared beginning is said where nothing else tells two arms apart.
+    found = _named([{**config, "branch_from": None} for config in configs])
+    if len(set(found)) < len(found):
+        found = _named(configs)
+    for label in sorted({label for label in found if found.count(label) > 1}):
+        alike = [i for i, other in enumerate(found) if other == label]
+        for i, more in zip(alike, _rest([firsts[i] for i in alike]), strict=True):
+            found[i] = f"{label} {more}".strip()
+    return [label or run.config["optimizer"]["name"] for label, run in zip(found, firsts, strict=True)]
+
+
+def _named(configs: list[dict[str, Any]]) -> list[str]:
+    """By optimizer, if there are several, what else `labels` finds, and batch size, if there are several."""
     found = labels(configs)
     if len({config["optimizer"]["name"] for config in configs}) == 1:
         found = [label.partition(" ")[2] for label in found]
     sizes = [_size(config) for config in configs]
     if len(set(sizes)) > 1:
         found = [f"{label} {size}".strip() for label, size in zip(found, sizes, strict=True)]
-    for label in sorted({label for label in found if found.count(label) > 1}):
-        alike = [i for i, other in enumerate(found) if other == label]
-        for i, more in zip(alike, _rest([firsts[i] for i in alike]), strict=True):
-            found[i] = f"{label} {more}".strip()
-    return [label or run.config["optimizer"]["name"] for label, run in zip(found, firsts, strict=True)]
+    return found
 
 
 def _size(config: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Table:
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*(cell.text for cell in row))
-        console = Console(width=200, no_color=True)
+        console = Console(width=10_000, no_color=True)  # as wide as its cells: nothing is cut off
         with console.capture() as capture:
             console.print(table)
         return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

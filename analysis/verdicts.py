@@ -166,6 +166,7 @@ def disagreements(found: Answers) -> list[str]:
 
 
 def _turned(found: Answers) -> list[str]:
+    at = found.field.at
     orders: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     for q in found.questions:
         for p in q.pairs if q.threshold is not None else []:
@@ -173,8 +174,8 @@ def _turned(found: Answers) -> list[str]:
                 assert q.threshold is not None
                 orders.setdefault((q.axis, p.one, p.other), {}).setdefault(p.found.sign, []).append(q.threshold)
     return [
-        f"The threshold matters: {one} takes fewer {_OF[axis]} than {other} to {_listed(by_sign[-1])}, "
-        f"more to {_listed(by_sign[1])}."
+        f"The threshold matters: {one} takes fewer {_OF[axis]} than {other} to {at} {_listed(by_sign[-1])}, "
+        f"more to {at} {_listed(by_sign[1])}."
         for (axis, one, other), by_sign in orders.items()
         if len(by_sign) == 2
     ]

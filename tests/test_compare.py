@@ -191,6 +191,7 @@ def test_branches_are_pairs_and_alike_until_they_part(tiny: Tiny, study: Path) -
             write(study, tiny(f"batch_size={b}"), 10 + seed, n, branched_from=origin)
     found = answered(study)
     arms = {a.label: a for a in found.field.arms}
+    assert set(arms) == {"b=16", "b=32", "b=64"}
     assert lineage(arms["b=16"], arms["b=32"]) == lineage(arms["b=32"], arms["b=64"]) == 300
     question = found.question("steps", 4.0)
     assert question is not None
