@@ -22,7 +22,7 @@ from cbs.target import crossing
 # Where thresholds are put between where arms start and the best that every arm's median run came to.
 _PARTS = (0.25, 0.5, 0.75, 1.0)
 # Chosen ones nearer than this to one that was asked for tell nothing new.
-_APART = 0.05
+_APART = 0.15
 
 
 @dataclass(frozen=True)

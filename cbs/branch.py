@@ -72,7 +72,7 @@ def check_branch(config: Config, images: int) -> None:
             f"{config.target.budget_steps}."
         )
     if isinstance(schedule, Growth):
-        # The first step that begins at or after a change's time is the first with its batch: the last shared one begins before.
+        # The first step that begins at or after a change's time is the first with the new size.
         count, unit = (1, 1) if schedule.kind == "steps" else (branch.batch_size * config.model.critic_steps, images)
         last, shared = (step - 1) * count / unit, step * count / unit
         if schedule.at[0] <= last:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cbs.record import run_folders
 from launch.submissions import submissions
 from tests.conftest import TINY
-from tests.slurm.conftest import SWEEP, Site
+from tests.slurm.conftest import SWEEP, Site, here
 from tests.slurm.test_faults import tasks
 from tests.test_sweep import records
 
@@ -184,3 +185,20 @@ def test_an_adaptive_sweep_that_is_not_waited_for_says_how_to_go_on(site: Site) 
     assert "queued" in shown.stdout or "running" in shown.stdout
     site.cluster.wait_until_empty()
     assert "Submitted" in site.run(*ADAPTIVE).stderr
+
+
+@pytest.mark.slow
+def test_arms_that_share_their_first_steps(site: Site, tmp_path: Path) -> None:
+    """Four tasks, one run in each: of every seed, one arm trains the shared steps and the other waits for them."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    choice = ("branch_from.batch_size=4", "branch_from.step=100")
+    undisturbed = here(alone, *choice)
+    site.submit(*choice, "hydra.launcher.pack=1")
+    site.cluster.wait_until_empty()
+    assert site.records() == undisturbed
+    assert set(site.submitted().values()) == {1}
+    for folder in run_folders(site.study):
+        result = folder.result()
+        assert result is not None
+        assert result.branched_from is not None
