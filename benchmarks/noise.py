@@ -15,9 +15,9 @@ from benchmarks.configs import config
 from benchmarks.timing import seconds
 from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics
-from cbs.recording import trains_through_onednn
 from cbs.tasks import noise
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 
 _PAIRS = 3
 _CASES = (
@@ -43,7 +43,7 @@ def compared(choice: tuple[str, ...], b: int, device: torch.device) -> tuple[flo
         torch.stack([loss for _ in range(batches) for loss in task.step()]).tolist()
 
     pairs = []
-    with onednn(trains_through_onednn(found)):
+    with onednn(trains_through_onednn(found, found.batch_size.initial)):
         for k in range(_PAIRS + 2):
             plain = seconds(steps, 2) / batches
             more = seconds(lambda at=k: noise.measure(task, 0, at, batches)) / every  # type: ignore[misc]

@@ -23,11 +23,11 @@ from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics, tf32
 from cbs.models import dcgan
 from cbs.options import BigGANConfig
-from cbs.recording import trains_through_onednn
 from cbs.schema import Config
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
 from cbs.tasks.losses import discriminator_loss, generator_loss, gradient_penalty
+from cbs.tasks.pacing import trains_through_onednn
 from cbs.work import work
 
 _SECONDS = 1.0
@@ -174,7 +174,7 @@ def compared(choice: Sequence[str], b: int, device: torch.device) -> tuple[float
             losses.clear()
 
     pairs = []
-    with onednn(trains_through_onednn(found)), tf32(found.precision == "tf32"):
+    with onednn(trains_through_onednn(found, found.batch_size.initial)), tf32(found.precision == "tf32"):
         for _ in range(20):  # a CUDA graph is recorded meanwhile
             ours()
         plain.step()

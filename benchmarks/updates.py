@@ -16,9 +16,9 @@ from benchmarks.configs import config
 from cbs.data.sampler import Pictures
 from cbs.machine import onednn, settle_numerics
 from cbs.outcome import Evaluation, sfo
-from cbs.recording import trains_through_onednn
 from cbs.schema import Config
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 
 _PAIRS = 7
 _SECONDS = 0.5
@@ -59,7 +59,7 @@ def compared(choice: tuple[str, ...], b: int, device: torch.device) -> tuple[flo
     found = config(f"batch_size={b}", *choice)
     rule, plain = build(found, device), build(config(f"batch_size={b}"), device)
     ratios, gradients = [], []
-    with onednn(trains_through_onednn(found)):
+    with onednn(trains_through_onednn(found, found.batch_size.initial)):
         for task in (rule, plain):
             pace(task)
         for _ in range(_PAIRS):

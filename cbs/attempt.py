@@ -18,10 +18,11 @@ from cbs.machine import onednn, tf32
 from cbs.outcome import Outcome
 from cbs.parallel import Led, Team
 from cbs.record import Result, RunFolder
-from cbs.recording import Ground, Interrupted, Recording, Report, on_device, room, trains_through_onednn
+from cbs.recording import Ground, Interrupted, Recording, Report, on_device, room
 from cbs.schema import Config, Request
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 
 # When saving is tried again after the disk was full.
 RETRY_SECONDS = 10.0
@@ -135,7 +136,7 @@ class Attempt(Recording):
     def _through(self, loop: Callable[..., T], goal: Goal, progress: Progress) -> T:
         """What the loop returns, on this machine, in this run's arithmetic."""
         self._energy.lap()  # what building took is no part of a run's cost, nor of its seconds
-        with onednn(trains_through_onednn(self.config)), tf32(self.config.precision == "tf32"):
+        with onednn(trains_through_onednn(self.config, self.task.b)), tf32(self.config.precision == "tf32"):
             led, hooks = Led(self.task, self._team), Hooks(self._evaluated, self._looked_up)
             return loop(led, partial(self._measure, progress), goal, progress, hooks)
 

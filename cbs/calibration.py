@@ -17,10 +17,11 @@ from cbs.machine import device_name, onednn, resolve_device, settle_numerics, tf
 from cbs.metrics import features
 from cbs.metrics.meter import Meter
 from cbs.preflight import preflight
-from cbs.recording import on_device, trains_through_onednn
+from cbs.recording import on_device
 from cbs.schema import Config
 from cbs.streams import stream
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 
 # Measuring goes on for so long, and no longer than this where a step or an evaluation takes longer.
 _SECONDS, _MOST_SECONDS = 1.0, 5.0
@@ -72,7 +73,7 @@ def measure(config: Config, born: float) -> Measured:
     extractor = features.build(config.target.features, data, config.dataset.image_size, config.dataset.channels, device)
     meter = Meter(config.target, packed, extractor, data, device)
     task = GAN(settled, 0, on_device(packed, device), device)
-    with onednn(trains_through_onednn(config)), tf32(config.precision == "tf32"):
+    with onednn(trains_through_onednn(config, config.batch_size.initial)), tf32(config.precision == "tf32"):
         first = _timed(lambda: _steps(task, 1))
         start_seconds = time.time() - born
         step_seconds, watts = _pace(task, device, first)

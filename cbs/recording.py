@@ -20,7 +20,7 @@ from cbs.claim import Claim
 from cbs.data.packed import Packed
 from cbs.data.sampler import Pictures
 from cbs.loop import Goal, Progress, timing
-from cbs.machine import environment, onednn, prefers_onednn, resolve_device, settle_numerics, sharing, tf32
+from cbs.machine import environment, onednn, resolve_device, settle_numerics, sharing, tf32
 from cbs.metrics import features
 from cbs.metrics.meter import Meter
 from cbs.outcome import Measurement, Outcome
@@ -221,11 +221,6 @@ def room(what: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"cbs: no room for {what} ({error.strerror}): trying again later.", file=sys.stderr)
-
-
-def trains_through_onednn(config: Config) -> bool:
-    widest = 4 if config.model.name == "biggan" else 1  # its narrowest feature maps at few pixels have 4 widths
-    return prefers_onednn(widest * config.model.width, config.batch_size.initial // config.gpus_per_trial)
 
 
 def on_device(packed: Packed, device: torch.device) -> Pictures:

@@ -17,9 +17,9 @@ from cbs.data.sampler import Pictures
 from cbs.machine import onednn, resolve_device, settle_numerics, tf32
 from cbs.memory import LITTLE, free_bytes, step_bytes
 from cbs.record import RecordError, read_json, write_json
-from cbs.recording import trains_through_onednn
 from cbs.schema import Config
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 from cbs.tasks.stack import Stack
 
 # A stack must train so many times as fast as one run alone.
@@ -114,7 +114,7 @@ def measured(config: Config, device: torch.device, widths: list[int]) -> dict[in
     for width in (w for w in widths if w <= room):
         members = [GAN(config, seed, pictures, device) for seed in range(width)]
         task = members[0] if width == 1 else Stack(config, members)
-        with onednn(trains_through_onednn(config)), tf32(config.precision == "tf32"):
+        with onednn(trains_through_onednn(config, config.batch_size.initial)), tf32(config.precision == "tf32"):
             found[width] = _step_seconds(task, device)
     return found
 

@@ -23,12 +23,13 @@ from cbs.machine import onednn, resolve_device, settle_numerics, tf32
 from cbs.parallel import ALONE, Team, check_size
 from cbs.preflight import preflight
 from cbs.record import Result, RunFolder
-from cbs.recording import Interrupted, Report, on_device, trains_through_onednn, write_trial
+from cbs.recording import Interrupted, Report, on_device, write_trial
 from cbs.schema import Config, Request
 from cbs.stack import StackFolder
 from cbs.stack_attempt import StackAttempt
 from cbs.stack_width import chosen
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 from cbs.work import work
 
 __all__ = [
@@ -166,5 +167,5 @@ def follow(config: Config, team: Team) -> None:
             )
         return GAN(replace(settled, device=config.device), seed, on_device(packed, device), device, team)
 
-    with onednn(trains_through_onednn(config)), tf32(config.precision == "tf32"):
+    with onednn(trains_through_onednn(config, config.batch_size.initial)), tf32(config.precision == "tf32"):
         parallel.follow(team, build)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ from cbs import loop, trial
 from cbs.data.sampler import Pictures
 from cbs.errors import InputError
 from cbs.key import trial_folder
+from cbs.machine import onednn
 from cbs.outcome import Evaluation
 from cbs.record import RunFolder
 from cbs.schema import Config
 from cbs.stack import stackable
 from cbs.tasks.gan import GAN
+from cbs.tasks.pacing import trains_through_onednn
 from tests.conftest import TINY, config
 
 Tiny = Callable[..., Config]
@@ -39,6 +41,8 @@ STALL = (
     f"{SIZE}.at_most=30",
     f"{SIZE}.lr=0.5",
 )
+# Small batches convolve without oneDNN, large ones through it.
+BOTH = ("model.width=16", "batch_size=at_steps", FIVE, f"{SIZE}.at=[25]", f"{SIZE}.sizes=[40]")
 
 
 def evaluations(found: Config, seed: int = 0) -> list[tuple]:
@@ -64,7 +68,7 @@ def interrupted(found: Config, monkeypatch: pytest.MonkeyPatch, every: int = 17)
             attempts += 1
 
 
-@pytest.mark.parametrize("schedule", [STEPS, EPOCHS, STALL], ids=["steps", "epochs", "stall"])
+@pytest.mark.parametrize("schedule", [STEPS, EPOCHS, STALL, BOTH], ids=["steps", "epochs", "stall", "both"])
 def test_a_run_that_is_stopped_again_and_again_gives_the_same_record(
     schedule: tuple[str, ...], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,9 +85,38 @@ def test_a_run_that_is_stopped_again_and_again_gives_the_same_record(
     assert RunFolder(trial_folder(found), 0).result().outcomes == whole.outcomes  # type: ignore[union-attr]
 
 
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Tasks that are stepped on their own leave their convolutions' setting behind."""
+    with onednn(True):
+        yield
+
+
 def task(*overrides: str) -> GAN:
     images = torch.randint(0, 256, (97, 1, 8, 8), dtype=torch.uint8)
     return GAN(config(*TINY, *overrides), 0, Pictures(images), torch.device("cpu"))
+
+
+def through_onednn() -> bool:
+    now: bool = torch.backends.mkldnn.set_flags(True)[0]
+    torch.backends.mkldnn.set_flags(now)
+    return now
+
+
+def test_every_step_convolves_as_those_of_its_size_do() -> None:
+    """In a run that was resumed, too."""
+    one = task(*BOTH)
+    with onednn(trains_through_onednn(config(*TINY, *BOTH), one.b)):
+        seen = []
+        for _ in range(27):
+            seen.append(through_onednn())
+            one.step()
+    assert seen == [False] * 25 + [True] * 2
+    other = task(*BOTH)
+    with onednn(False):
+        other.load(one.state())
+        assert through_onednn()
+    assert other.b == 40
 
 
 def test_epochs_are_counted_in_images_of_this_data_set() -> None:

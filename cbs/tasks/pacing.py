@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
+from cbs.machine import prefers_onednn
 from cbs.outcome import METRICS, Evaluation
 from cbs.schedules import Constant, Pace, Phase
 from cbs.schema import Config
@@ -13,11 +16,18 @@ if TYPE_CHECKING:
     from cbs.tasks.gan import GAN
 
 
+def trains_through_onednn(config: Config, b: int) -> bool:
+    """Whether a CPU's steps of b images convolve through oneDNN."""
+    widest = 4 if config.model.name == "biggan" else 1  # its narrowest feature maps at few pixels have 4 widths
+    return prefers_onednn(widest * config.model.width, b // config.gpus_per_trial)
+
+
 class Pacing:
     """Follows a schedule. Nothing of it is in a checkpoint: all of it follows from how far the run is."""
 
     def __init__(self, config: Config, images: int) -> None:
         """images: in the data set."""
+        self._config = config
         schedule, branch = config.batch_size.schedule, config.branch_from
         since = 0 if branch is None else branch.steps(images, config.model.critic_steps)
         self._rates = config.optimizer.lr_generator, config.optimizer.lr_discriminator
@@ -43,3 +53,4 @@ class Pacing:
         if phase != self._phase:  # other learning rates too: a recorded step has them in it
             self._phase = phase
             task.resize(phase.b)
+            torch.backends.mkldnn.set_flags(trains_through_onednn(self._config, phase.b))
