@@ -15,7 +15,7 @@ from analysis.arms import AXES, Arm, Field
 from analysis.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks
 from analysis.exact import ranks_of_median
 from analysis.models import Array
-from analysis.questions import FEW, Answers, Question
+from analysis.questions import FEW, Answers, Question, positive, upright
 
 # How many points a line has.
 _POINTS = 400
@@ -49,8 +49,8 @@ def band(arm: Arm, axis: str) -> tuple[Array, Array, Array, Array]:
 
     At each point the interval of the median by order statistics, `ranks_of_median`: with five seeds from the least to
     the largest. A run that arrived at its target and was stopped stays at its last value, so that the quick ones don't
-    leave the median to the slow; a run that diverged counts as infinite. It ends where the first run of another kind
-    ended, or where the last one arrived.
+    leave the median to the slow; a run that diverged counts as infinitely bad. It ends where the first run of
+    another kind ended, or where the last one arrived.
     """
     begin = max(float(c.x[axis][0]) for c in arm.courses)
     given_up = [float(c.x[axis][-1]) for c in arm.courses if not c.met and not c.broke]
@@ -78,14 +78,13 @@ def metric(found: Answers) -> Figure:
                     panel.plot(course.x[axis][-1], course.values[-1], marker=marker, ms=3.5, color=colour, mew=0)
             at, middle, low, high = band(arm, axis)
             if few and len(arm.courses) > 1:
-                top = np.where(np.isfinite(high), high, np.nanmax([c.values.max() for c in arm.courses]))
-                panel.fill_between(at, low, top, color=colour, alpha=0.16, lw=0)
+                panel.fill_between(at, *_within(arm, low, high), color=colour, alpha=0.16, lw=0)
             panel.plot(at, middle, color=colour, ls=dashes, lw=1.6, label=arm.label)
         for threshold in found.taken:
             main = threshold == found.main
             panel.axhline(threshold, color=INK if main else FAINT, lw=0.9 if main else 0.5, ls=":", zorder=0)
         panel.set(xscale="log", xlabel=AXES[axis])
-        if _positive(field):
+        if positive(field):
             panel.set_yscale("log")
         plain_ticks(panel)
     panels[0].set_ylabel(_ylabel(field))
@@ -93,8 +92,12 @@ def metric(found: Answers) -> Figure:
     return figure
 
 
-def _positive(field: Field) -> bool:
-    return all((c.values > 0).all() for arm in field.arms for c in arm.courses)
+def _within(arm: Arm, low: Array, high: Array) -> tuple[Array, Array]:
+    """A band's ends; where one is infinite, as far as any run of the arm was seen."""
+    seen = np.concatenate([c.values for c in arm.courses])
+    seen = seen[np.isfinite(seen)]
+    least, most = (seen.min(), seen.max()) if len(seen) else (math.nan, math.nan)
+    return np.where(np.isfinite(low), low, least), np.where(np.isfinite(high), high, most)
 
 
 def _ylabel(field: Field) -> str:
@@ -150,7 +153,7 @@ def ratios(found: Answers, threshold: float | None) -> Figure:
     rows = len(questions[0].pairs)
     figure, panels = _panels([q.axis for q in questions], 1.3 + 0.32 * rows)
     for panel, question in zip(panels, questions, strict=True):
-        _forest(panel, question)
+        _forest(panel, field, question)
         panel.set_title(AXES[question.axis])
     names = [f"{p.one} / {p.other}" for p in questions[0].pairs]
     panels[0].set_yticks(range(rows), names)
@@ -161,15 +164,13 @@ def ratios(found: Answers, threshold: float | None) -> Figure:
     return figure
 
 
-def _forest(panel: Axes, question: Question) -> None:
-    ends = [1.0]
-    for pair in question.pairs:
-        ends += [v for v in (pair.found.ratio, *pair.found.ratio_ci) if v is not None]
+def _forest(panel: Axes, field: Field, question: Question) -> None:
+    told = [(pair.found.sign, upright(field, question, pair.found)) for pair in question.pairs]
+    ends = [1.0, *(v for _, found in told for v in (found.ratio, *found.ratio_ci) if v is not None)]
     near = [v for v in ends if 1 / 30 < v < 30]
     low, high = min([*near, 1 / 1.3]) / 1.15, max([*near, 1.3]) * 1.15
-    for row, pair in enumerate(question.pairs):
-        found = pair.found
-        colour = {-1: COLOURS[0], 0: FAINT, 1: COLOURS[1]}[found.sign]
+    for row, (sign, found) in enumerate(told):
+        colour = {-1: COLOURS[0], 0: FAINT, 1: COLOURS[1]}[sign]
         left, right = found.ratio_ci
         if left is not None or right is not None:
             panel.plot([left or low, right or high], [row, row], color=colour, lw=2.2, alpha=0.5)
@@ -178,7 +179,7 @@ def _forest(panel: Axes, question: Question) -> None:
             if right is None:
                 panel.plot(high, row, marker=">", ms=5, color=colour, clip_on=False)
         if found.ratio is not None and math.isfinite(found.ratio):
-            face = colour if found.sign else "white"
+            face = colour if sign else "white"
             panel.plot(found.ratio, row, marker="o", ms=5.5, color=colour, mfc=face, mew=1.2)
     panel.axvline(1, color=INK, lw=0.8)
     panel.set(xscale="log", xlim=(low, high))

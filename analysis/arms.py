@@ -31,7 +31,8 @@ class Course:
     """One run of an arm: the metric as it went, on every axis.
 
     x: by name of the axis, (n,) of each evaluation; NaN where the records don't tell. values (n,). met: whether its
-    metric ended it: it had arrived at the lowest threshold that was asked of it. broke: whether it diverged.
+    metric ended it: it had arrived at the lowest threshold that was asked of it. broke: whether it diverged; before
+    its first evaluation, it has one at 0. worst: what the metric counts as after that, infinite.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Course:
     values: Array
     met: bool
     broke: bool
+    worst: float = math.inf
 
     @property
     def name(self) -> int:
@@ -54,10 +56,10 @@ class Course:
     def at(self, axis: str, where: Array) -> Array:
         """The metric at points (k,) of an axis, on lines between evaluations; held from where it ended.
 
-        NaN before its first evaluation; ∞ after the last of a run that diverged, whose metric has no value any more.
+        NaN before its first evaluation; `worst` after the last of a run that diverged.
         """
         found = np.interp(where, self.x[axis], self.values, left=math.nan)
-        return np.where(where > self.x[axis][-1], math.inf, found) if self.broke else found
+        return np.where(where > self.x[axis][-1], self.worst, found) if self.broke else found
 
 
 @dataclass(frozen=True)
@@ -122,36 +124,42 @@ def field_of(runs: list[Run], study: Path, metric: str | None = None, chosen: Se
     """The arms of these runs, in the order of their labels.
 
     metric: the target's own unless named, as `target.extra` names it. chosen: patterns (as a shell's) of labels. A run
-    whose trajectory is shorter than its record, or empty, is left out and counted. Raises InputError where fewer than
-    two arms are left, where they measure different things, or where a run has not measured the metric.
+    whose trajectory is shorter than its record, or empty though it didn't diverge, is left out and counted. Raises
+    InputError where fewer than two arms are left, where they measure different things, or where a run has not measured
+    the metric or none has a value of it.
     """
     trials: dict[str, list[Run]] = {}
     for run in runs:
         trials.setdefault(run.folder.key, []).append(run)
     names = _labelled([members[0] for members in trials.values()])
     if chosen:
-        unknown = [p for p in chosen if not fnmatch.filter(names, p)]
+        unknown = [p for p in chosen if not any(_fits(name, p) for name in names)]
         if unknown:
             raise InputError(f"arms is {unknown[0]!r}: {study} has {', '.join(map(repr, sorted(names)))}.")
     kept = {
         name: members
         for name, members in zip(names, trials.values(), strict=True)
-        if not chosen or any(fnmatch.fnmatchcase(name, p) for p in chosen)
+        if not chosen or any(_fits(name, p) for p in chosen)
     }
     metric, own = _metric([members[0].config for members in kept.values()], study, metric)
     arms, left_out = [], 0
     for name, members in sorted(kept.items(), key=lambda item: _natural(item[0])):
         courses = [
-            _course(run, metric, own)
-            for run in sorted(members, key=lambda run: run.folder.seed)
-            if run.trajectory and not incomplete(run)
+            _course(run, metric, own) for run in sorted(members, key=lambda run: run.folder.seed) if not incomplete(run)
         ]
         left_out += len(members) - len(courses)
         if courses:
             arms.append(Arm(name, members[0].folder.key, members[0].config, courses))
     if len(arms) < 2:
         raise InputError(f"{study} has {len(arms)} arm with runs to compare: two trials at least are needed.")
+    if not any(np.isfinite(course.values).any() for one in arms for course in one.courses):
+        raise InputError(f"{study} has no evaluation to compare: every run diverged before its first.")
     return Field(study, metric, arms, own, left_out)
+
+
+def _fits(label: str, pattern: str) -> bool:
+    """A label as it is printed fits itself, brackets and all."""
+    return label == pattern or fnmatch.fnmatchcase(label, pattern)
 
 
 def _metric(configs: list[dict[str, Any]], study: Path, asked: str | None) -> tuple[str, bool]:
@@ -177,6 +185,9 @@ def _course(run: Run, metric: str, own: bool) -> Course:
         )
         raise InputError(f"metric is {metric!r}: {run.folder.path} has {known}.")
     values = np.array([e.value if own else e.extra[metric] for e in seen])
+    worst = -math.inf if METRICS[metric].rising else math.inf
+    if not seen:
+        return Course(run, {axis: np.zeros(1) for axis in AXES}, np.array([worst]), False, True, worst)
     outcomes = run.result.outcomes
     x = {
         "steps": np.array([e.step for e in seen], float),
@@ -184,7 +195,7 @@ def _course(run: Run, metric: str, own: bool) -> Course:
         "seconds": seconds(run),
     }
     met = all(isinstance(o, Reached) for o in outcomes.values())
-    return Course(run, x, values, met, any(isinstance(o, Diverged) for o in outcomes.values()))
+    return Course(run, x, values, met, any(isinstance(o, Diverged) for o in outcomes.values()), worst)
 
 
 def seconds(run: Run) -> Array:

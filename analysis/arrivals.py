@@ -69,9 +69,11 @@ def arrivals(field: Field, arm: Arm, threshold: float) -> Arrivals:
 
 
 def _outcome(field: Field, course: Course, threshold: float) -> tuple[Outcome, bool]:
+    seen = course.run.trajectory
+    if not seen:
+        return next(o for o in course.run.result.outcomes.values() if isinstance(o, Diverged)), True
     if field.own:
         return outcome_at(course.run, threshold)
-    seen = course.run.trajectory
     measured = [replace(e, value=field.sign * v, repeats=()) for e, v in zip(seen, course.values, strict=True)]
     crossed = crossing(measured, field.sign * threshold, confirmations=0)
     if isinstance(crossed, Reached):

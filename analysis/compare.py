@@ -10,9 +10,9 @@ from typing import Any
 
 from analysis import verdicts
 from analysis.answer import finite
-from analysis.arms import AXES, field_of
+from analysis.arms import AXES, Field, field_of
 from analysis.profile import Interval
-from analysis.questions import Answers, Pair, Question, answers, to_dict
+from analysis.questions import Answers, Pair, Question, answers, to_dict, upright
 from analysis.studies import read_study
 from analysis.tables import Cell, Table, number, short, words, write_tables
 from cbs.record import write_atomic
@@ -98,7 +98,12 @@ def _pairs(found: Answers, only: float | None) -> Table:
     for question in found.questions:
         if question.threshold is not None and only in (None, question.threshold):
             for pair in question.pairs:
-                table.add(_both(pair), number(question.threshold), words(AXES[question.axis]), *_cells(question, pair))
+                table.add(
+                    _both(pair),
+                    number(question.threshold),
+                    words(AXES[question.axis]),
+                    *_cells(found.field, question, pair),
+                )
     return table
 
 
@@ -113,28 +118,23 @@ def _after(found: Answers) -> Table:
     for question in found.questions:
         if question.threshold is None:
             for pair in question.pairs:
-                at = number(question.at[pair.one, pair.other])
-                cells = _cells(question, pair if found.field.sign > 0 else _upright(pair))
-                table.add(_both(pair), at, words(AXES[question.axis]), *cells)
+                at = question.at[pair.one, pair.other]
+                cells = _cells(found.field, question, pair)
+                table.add(_both(pair), number(None if math.isnan(at) else at), words(AXES[question.axis]), *cells)
     return table
-
-
-def _upright(pair: Pair) -> Pair:
-    """A ratio of reciprocals as that of the metric itself."""
-    return Pair(pair.one, pair.other, verdicts.inverse(pair.found), pair.shared)
 
 
 def _both(pair: Pair) -> Cell:
     return words(f"{pair.one} / {pair.other}")
 
 
-def _cells(question: Question, pair: Pair) -> list[Cell]:
-    found = pair.found
+def _cells(field: Field, question: Question, pair: Pair) -> list[Cell]:
+    found, shown = pair.found, upright(field, question, pair.found)
     ps = (found.p, found.p_holm, found.p_exact, found.p_least)
     less = "better" if question.threshold is None else "less"
     verdict = {-1: f"{pair.one}: {less}", 0: "undecided", 1: f"{pair.other}: {less}"}[found.sign]
     return [
-        number(found.ratio, found.ratio_ci),
+        number(shown.ratio, shown.ratio_ci),
         *(Cell("–" if p is None else verdicts.p_value(p), p) for p in ps),
         Cell(f"{found.seeds}{' pairs' if found.paired else ''}", found.seeds),
         _needed(found.needed),

@@ -255,3 +255,10 @@ def _needed(test: _Test, a: Array, b: Array, pairs: int) -> float:
 
     found = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=enough)
     return float(found) if found <= MOST_SEEDS else math.inf
+
+
+def inverse(found: Contrast) -> Contrast:
+    """The same two arms the other way round."""
+    low, high = found.ratio_ci
+    ends = (None if high is None else 1 / high, None if low is None else 1 / low)
+    return Contrast(**{**vars(found), "ratio": None if found.ratio is None else 1 / found.ratio, "ratio_ci": ends})

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.arms import Arm, Field, lineage
 from analysis.arrivals import Arrivals, arrivals, primary, thresholds
-from analysis.contrast import Contrast, Sample, contrast, corrected
+from analysis.contrast import Contrast, Sample, contrast, corrected, inverse
 
 # So many arms are told apart at every threshold; more, at the one that the verdict is about.
 FEW = 8
@@ -69,12 +69,13 @@ def answers(field: Field, asked: Sequence[float] | None = None) -> Answers:
     main = primary(field, taken, asked is not None)
     told = at if len(field.arms) <= FEW else [t for t in at if t == main]
     questions = [_to(field, taken[t], axis) for t in told for axis in field.axes]
-    questions += [_after(field, axis) for axis in field.axes if _positive(field)]
+    questions += [_after(field, axis) for axis in field.axes if positive(field)]
     return Answers(field, taken, main, questions)
 
 
-def _positive(field: Field) -> bool:
-    return all((course.values > 0).all() for arm in field.arms for course in arm.courses)
+def positive(field: Field) -> bool:
+    """Whether the metric has logarithms, wherever it has a value."""
+    return all((c.values[np.isfinite(c.values)] > 0).all() for arm in field.arms for c in arm.courses)
 
 
 def _pairs(field: Field) -> list[tuple[int, int]]:
@@ -109,16 +110,24 @@ def _named(field: Field, pairs: list[tuple[int, int]], found: list[Contrast]) ->
 
 
 def _common(one: Arm, other: Arm, axis: str) -> float:
-    return min(c.undecided_until(axis) for arm in (one, other) for c in arm.courses if not c.broke or len(c.values) > 1)
+    """NaN where every run of both diverged too soon for there to be such a point."""
+    courses = [c for arm in (one, other) for c in arm.courses if not c.broke or len(c.values) > 1]
+    return min((c.undecided_until(axis) for c in courses), default=math.nan)
 
 
 def _metric(field: Field, arm: Arm, axis: str, where: float) -> Sample:
     """Less is better: of a metric of which more is, its reciprocal. A run that has none yet doesn't enter."""
-    values = np.array([float(course.at(axis, np.array([where]))[0]) for course in arm.courses]) ** field.sign
+    values = np.array([float(course.at(axis, np.array([where]))[0]) for course in arm.courses])
     known = ~np.isnan(values)
     names = tuple(c.name for c, k in zip(arm.courses, known, strict=True) if k)
     missed = ~np.isfinite(values[known])
-    return Sample(names, np.where(missed, np.inf, values[known]), missed, np.full(known.sum(), math.nan))
+    less = np.where(missed, np.inf, values[known] ** field.sign)
+    return Sample(names, less, missed, np.full(known.sum(), math.nan))
+
+
+def upright(field: Field, question: Question, found: Contrast) -> Contrast:
+    """A contrast with the metric's own ratio: of one of which more is better, reciprocals are compared."""
+    return inverse(found) if question.threshold is None and field.sign < 0 else found
 
 
 def to_dict(found: Answers) -> dict[str, Any]:
@@ -155,7 +164,9 @@ def to_dict(found: Answers) -> dict[str, Any]:
                 "one": p.one,
                 "other": p.other,
                 "shared_until_step": p.shared,
-                **{**vars(p.found), "ratio_ci": list(p.found.ratio_ci)},
+                "ratio": upright(field, q, p.found).ratio,
+                "ratio_ci": list(upright(field, q, p.found).ratio_ci),
+                **{name: value for name, value in vars(p.found).items() if not name.startswith("ratio")},
                 "decided": p.found.decided,
             }
             for q in found.questions

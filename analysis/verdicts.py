@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.arms import AXES
 from analysis.arrivals import Arrivals
-from analysis.contrast import LEVEL, Contrast
-from analysis.questions import FEW, Answers, Question
+from analysis.contrast import LEVEL, Contrast, inverse
+from analysis.questions import FEW, Answers, Question, upright
 from analysis.tables import short
 from cbs.errors import counted
 
@@ -60,13 +60,6 @@ def _toward(question: Question, one: str, other: str) -> Contrast:
     turned = question.pair(other, one)
     assert turned is not None
     return inverse(turned)
-
-
-def inverse(found: Contrast) -> Contrast:
-    """The same two arms the other way round."""
-    low, high = found.ratio_ci
-    ends = (None if high is None else 1 / high, None if low is None else 1 / low)
-    return Contrast(**{**vars(found), "ratio": None if found.ratio is None else 1 / found.ratio, "ratio_ci": ends})
 
 
 def _times(found: Contrast) -> str:
@@ -123,10 +116,10 @@ def _after(found: Answers, axis: str) -> str | None:
     if len(field.arms) > 2:
         return _after_many(found, question)
     pair = question.pairs[0]
+    if math.isnan(question.at[pair.one, pair.other]):
+        return None
     at = f"{field.title} after {_amount(question.at[pair.one, pair.other], axis)} {_OF[axis]}"
-    ratio = pair.found
-    if field.sign < 0:
-        ratio = inverse(ratio)
+    ratio = upright(field, question, pair.found)
     verdict = f"{pair.one} has {_times(ratio)} of {pair.other}'s".replace("times as much", "times", 1)
     if pair.found.sign == 0:
         return f"{_capital(at)}: undecided, {verdict}; {_wanted(pair.found)}."

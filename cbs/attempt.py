@@ -126,6 +126,8 @@ class Attempt(Recording):
                 self._settled = memory.smaller(self.config, self._settled, self.ground.device, error)
 
     def _rehearse(self, task: GAN) -> None:
+        if not self.config.batch_size.is_constant:
+            task.resize(self.config.batch_size.largest)
         task.step()
         noise = stream(self.seed, "rehearsal")
         self.ground.meter.rehearse(next(iter(task.sample(self.config.target.samples, noise))))

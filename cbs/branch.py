@@ -65,7 +65,12 @@ def check_branch(config: Config, images: int) -> None:
     branch, schedule = config.branch_from, config.batch_size.schedule
     if branch is None:
         return
-    step = branch.steps(images, config.model.critic_steps)
+    step = branch.steps(images, config.batches_per_step)
+    if branch.batch_size > images:
+        raise InputError(
+            f"branch_from.batch_size is {branch.batch_size}: {config.dataset.name} has {images} images, and a batch "
+            "takes each at most once."
+        )
     if step >= config.target.budget_steps:
         raise InputError(
             f"branch_from.epochs is {branch.epochs:g}, {step} steps: it must be below target.budget_steps, "
@@ -73,7 +78,7 @@ def check_branch(config: Config, images: int) -> None:
         )
     if isinstance(schedule, Growth):
         # The first step that begins at or after a change's time is the first with the new size.
-        count, unit = (1, 1) if schedule.kind == "steps" else (branch.batch_size * config.model.critic_steps, images)
+        count, unit = (1, 1) if schedule.kind == "steps" else (branch.batch_size * config.batches_per_step, images)
         last, shared = (step - 1) * count / unit, step * count / unit
         if schedule.at[0] <= last:
             raise InputError(

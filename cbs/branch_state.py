@@ -10,6 +10,7 @@ from cbs import checkpoint
 from cbs.branch import Branch
 from cbs.claim import Claim
 from cbs.loop import Progress
+from cbs.outcome import METRICS
 from cbs.record import RunFolder
 from cbs.target import Ask, crossing
 
@@ -23,12 +24,13 @@ def shared_state(branch: Branch, step: int, thresholds: Sequence[float], train: 
 
     Raises claim.Busy where another process works on the parent.
     """
-    confirmations = branch.parent.target.confirmations
+    target = branch.parent.target
+    confirmations, metric = target.confirmations, METRICS[target.metric]
 
     def usable(found: State) -> bool:
         """Whether no crossing lacks repeats that need networks of before this state."""
         progress = Progress.from_state(found["progress"])
-        crossings = [crossing(progress.evaluations, threshold, confirmations) for threshold in thresholds]
+        crossings = [crossing(progress.evaluations, threshold, confirmations, metric) for threshold in thresholds]
         return all(progress.evaluations[one.index].step == progress.step for one in crossings if isinstance(one, Ask))
 
     def passed(place: RunFolder) -> bool:
@@ -71,4 +73,9 @@ def begun(fresh: State, parents: State, same_optimizer: bool) -> State:
     for name in ("optimizer_g", "optimizer_d"):
         moments = parents[name]["state"] if same_optimizer else {}
         state[name] = {"state": moments, "param_groups": fresh[name]["param_groups"]}
+    if "ahead" in fresh["rule"]:  # optimizers of a rule's own
+        theirs = [one["state"] if same_optimizer else {} for one in parents["rule"]["ahead"]]
+        groups = [one["param_groups"] for one in fresh["rule"]["ahead"]]
+        ahead = [{"state": moments, "param_groups": own} for moments, own in zip(theirs, groups, strict=True)]
+        state["rule"] = {**parents["rule"], "ahead": ahead}
     return state

@@ -23,7 +23,7 @@ from cbs.services import About, Service, service
 
 # What a logger may take at the end to catch up before it is left behind; less than a sweep's grace for its runs.
 CLOSE_SECONDS = 30.0
-_SHAPING = ("task", "model", "dataset", "optimizer", "batch_size", "target")
+_SHAPING = ("task", "model", "dataset", "optimizer", "update", "batch_size", "branch_from", "target")
 
 
 def check_installed(config: LoggerConfig) -> None:
@@ -63,12 +63,13 @@ def opened(config: Config, folder: RunFolder) -> Iterator[Logger]:
 
 def describe(config: Config, folder: RunFolder) -> About:
     """What a run is called, and the settings that shape it."""
-    settings = {group: value for group, value in config.to_dict().items() if group in _SHAPING}
+    settings = {group: value for group, value in config.to_dict().items() if group in _SHAPING and value}
     settings["target"] = {name: value for name, value in settings["target"].items() if name not in REQUEST}
+    rule = "" if config.update.name == "alternating" else f" {config.update.name}"
     return About(
         study=config.study_dir,
         key=folder.key,
-        name=f"b={config.batch_size.label} {config.optimizer.name} seed {folder.seed}",
+        name=f"b={config.batch_size.label} {config.optimizer.name}{rule} seed {folder.seed}",
         settings={"study": config.name, "key": folder.key, "seed": folder.seed, **settings},
     )
 

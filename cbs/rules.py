@@ -18,6 +18,7 @@ from cbs.options import (
     SVREConfig,
 )
 from cbs.outcome import METRICS
+from cbs.schedules import Stall
 from cbs.schema import BranchConfig, Config, DatasetConfig, TargetConfig
 
 # Franci & Grammatico (2020): with less the shadow doesn't hold the step back enough.
@@ -228,6 +229,11 @@ def _check_budget(config: Config) -> None:
         )
     if target.every_epochs is not None and images is None:
         raise InputError("dataset.images is null: target.every_epochs needs the number of images in an epoch.")
+    if target.every_epochs is not None and isinstance(config.batch_size.schedule, Stall):
+        raise InputError(
+            f"target.every_epochs is {target.every_epochs:g}: runs whose batch size changes when the metric stalls "
+            "are evaluated by steps; set target.every_steps instead."
+        )
     first = config.cadence.following(0)
     if target.budget_steps < first:
         raise InputError(

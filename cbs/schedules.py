@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from cbs.outcome import Evaluation
@@ -170,3 +171,41 @@ class Pace:
             return self._phases[0]
         passed = step if self._schedule.kind == "steps" else samples / self._images
         return self._phases[bisect_right(self._schedule.at, passed)]
+
+
+def consumption(
+    size: BatchSizeConfig, images: int, batches: int, shared: tuple[int, int] | None = None
+) -> Callable[[int], int]:
+    """step -> real images consumed by its end, where batch sizes don't wait for a metric.
+
+    images: in the data set. batches: drawn in a step. shared: how many steps are another run's, and its batch size.
+    """
+    phases = [(0, 0, size.initial if shared is None else shared[1])]
+
+    def change(step: int, b: int) -> None:
+        start, before, _ = phases[-1]
+        phase = (step, _consumed(phases, batches, step), b)
+        phases[-1:] = [phase] if step == start else [(start, before, phases[-1][2]), phase]
+
+    if isinstance(size.schedule, Growth):
+        for at, b in zip(size.schedule.at, size.schedule.sizes, strict=True):
+            change(int(at) if size.schedule.kind == "steps" else _first(phases, batches, at, images), b)
+    elif shared is not None:
+        change(shared[0], size.initial)
+    return partial(_consumed, phases, batches)
+
+
+def _consumed(phases: Sequence[tuple[int, int, int]], batches: int, step: int) -> int:
+    start, before, b = phases[bisect_right(phases, step, key=lambda phase: phase[0]) - 1]
+    return before + (step - start) * b * batches
+
+
+def _first(phases: Sequence[tuple[int, int, int]], batches: int, at: float, images: int) -> int:
+    """The first step of the last phase that begins at or after so many epochs, compared as `Pace` does."""
+    start, before, b = phases[-1]
+    step = start + max(0, math.ceil((at * images - before) / (b * batches)))
+    while _consumed(phases, batches, step) / images < at:
+        step += 1
+    while step > start and _consumed(phases, batches, step - 1) / images >= at:
+        step -= 1
+    return step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -22,7 +23,7 @@ from cbs.options import (
     UpdateConfig,
 )
 from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric
-from cbs.schedules import BatchSizeConfig
+from cbs.schedules import BatchSizeConfig, consumption
 from cbs.target import Cadence, ImageCadence
 
 
@@ -60,12 +61,12 @@ class BranchConfig:
         """What the shared state is called in the parent's folder."""
         return f"step-{self.step}" if self.step is not None else f"epochs-{self.epochs!r}"
 
-    def steps(self, images: int, critic_steps: int) -> int:
-        """How many steps are shared, with so many images in the data set."""
+    def steps(self, images: int, batches: int) -> int:
+        """How many steps are shared, with so many images in the data set and batches in a step."""
         if self.step is not None:
             return self.step
         assert self.epochs is not None
-        return math.ceil(self.epochs * images / (self.batch_size * critic_steps))
+        return math.ceil(Fraction(str(self.epochs)) * images / (self.batch_size * batches))  # as it is written
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,19 @@ class Config:
         return replace(self.at(self.branch_from.batch_size), optimizer=optimizer)
 
     @property
+    def batches_per_step(self) -> int:
+        """How many batches of real images a step draws."""
+        return 2 if getattr(self.update, "extrapolation", None) == "fresh" else self.model.critic_steps
+
+    @property
     def cadence(self) -> Cadence | ImageCadence:
         """When its runs are evaluated."""
         target, images = self.target, self.dataset.images
         if target.every_epochs is None or images is None:
             return Cadence(target.every_steps, target.first_steps, target.precision)
-        return ImageCadence.of(target.every_epochs, images, self.batch_size.initial * self.model.critic_steps)
+        branch, batches = self.branch_from, self.batches_per_step
+        shared = None if branch is None else (branch.steps(images, batches), branch.batch_size)
+        return ImageCadence.of(target.every_epochs, images, consumption(self.batch_size, images, batches, shared))
 
     @property
     def study_dir(self) -> Path:

@@ -8,8 +8,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
-from operator import mul
 
 from cbs.outcome import METRICS, Evaluation, Metric, Reached
 
@@ -68,10 +66,9 @@ class ImageCadence:
     consumed: Callable[[int], int]
 
     @classmethod
-    def of(cls, epochs: float, images: int, consumed_by_a_step: int) -> ImageCadence:
-        """An evaluation every so many epochs of so many images each, at a constant batch size."""
-        every = Fraction(str(epochs)) * images  # as it is written: 6.4 epochs of 50,000 are 320,000 exactly
-        return cls(every, partial(mul, consumed_by_a_step))
+    def of(cls, epochs: float, images: int, consumed: Callable[[int], int]) -> ImageCadence:
+        """An evaluation every so many epochs of so many images each."""
+        return cls(Fraction(str(epochs)) * images, consumed)  # as it is written: 6.4 epochs of 50,000 are 320,000
 
     def following(self, step: int) -> int:
         """The first evaluation after `step`."""

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cbs import loggers, parallel
 from cbs.attempt import Attempt
 from cbs.branch import Branch
@@ -97,7 +99,7 @@ def _origin(
     if branch is None or config.branch_from is None:
         return None
     images = prepare(config.dataset, Path(config.paths.data)).count
-    step = config.branch_from.steps(images, config.model.critic_steps)
+    step = config.branch_from.steps(images, config.batches_per_step)
     parent = replace(branch.parent, target=replace(config.target, thresholds=list(thresholds)))
 
     def train(folder: RunFolder, claim: Claim) -> dict[str, Any]:
@@ -165,7 +167,9 @@ def follow(config: Config, team: Team) -> None:
             raise InputError(
                 f"paths.data is {config.paths.data!r}: rank {team.rank} finds other data there than rank 0."
             )
-        return GAN(replace(settled, device=config.device), seed, on_device(packed, device), device, team)
+        task = GAN(replace(settled, device=config.device), seed, on_device(packed, device), device, team)
+        torch.backends.mkldnn.set_flags(trains_through_onednn(settled, task.b))
+        return task
 
     with onednn(trains_through_onednn(config, config.batch_size.initial)), tf32(config.precision == "tf32"):
         parallel.follow(team, build)

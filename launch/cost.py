@@ -127,7 +127,7 @@ def _size(run: Run) -> int:
     """A finished run's batch size; where it changed, the mean over its steps."""
     config = run.config
     seen = run.folder.trajectory() if not config.batch_size.is_constant or config.branch_from else []
-    return round(seen[-1].samples / (seen[-1].step * config.model.critic_steps)) if seen else config.batch_size.initial
+    return round(seen[-1].samples / (seen[-1].step * config.batches_per_step)) if seen else config.batch_size.initial
 
 
 def recorded_pace(done: Mapping[Run, Result], default: Pace) -> Pace:

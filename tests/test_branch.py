@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cbs import loop, trial
+from cbs import checkpoint, loop, trial
 from cbs.attempt import Attempt
 from cbs.branch import Branch
 from cbs.claim import Busy, Claim
@@ -94,6 +94,44 @@ def test_epochs_name_the_step_too(tiny: Tiny) -> None:
     result = trial.run(found, 0)
     assert result.branched_from is not None
     assert result.branched_from["step"] == 45  # of 8 images each: the first step with 0.2·1797 = 359.4
+    svre, exact = (arm_of(tiny, epochs, rule) for epochs, rule in ((0.2, "svre"), (2.2, "alternating")))
+    assert svre.branch_from.steps(1797, svre.batches_per_step) == 23  # two batches a step
+    assert exact.branch_from.steps(40_000, 1) == 11_000  # 2.2 as it is written
+
+
+def arm_of(tiny: Tiny, epochs: float, rule: str) -> Any:
+    return tiny("batch_size=32", f"update={rule}", "branch_from.batch_size=8", f"branch_from.epochs={epochs}")
+
+
+def test_a_parents_batch_is_no_larger_than_the_set(tiny: Tiny) -> None:
+    found = tiny("batch_size=32", TARGET, "branch_from.batch_size=1798", "branch_from.step=5")
+    with pytest.raises(InputError, match=r"branch_from.batch_size is 1798: digits has 1797 images"):
+        trial.preflight(found)
+
+
+def test_a_score_that_rises_doesnt_undo_what_is_shared(tiny: Tiny, reached: list) -> None:
+    """An early value below a rising metric's threshold is no crossing."""
+    score = ("target.metric=inception_score", "target.thresholds=[6.9]", "target.features=digits")
+    for b in (16, 32):
+        trial.run(tiny(f"batch_size={b}", *score, "branch_from.batch_size=8", "branch_from.step=45"), 0)
+    assert reached == [("seed-0", 45)]
+
+
+def test_an_optimizer_that_looks_ahead_is_the_arms_own(tiny: Tiny) -> None:
+    """SVRE's: of another kind than the parent's, and of the same kind with other betas."""
+    rule = ("update=svre", "target.budget_steps=60", "target.thresholds=[1]", "+optimizer@branch_from.optimizer=adam")
+    branch = ("branch_from.batch_size=8", "branch_from.step=21")
+    other = tiny("batch_size=8", *rule, *branch, "optimizer=sgd")
+    trial.run(other, 0)
+    same = tiny("batch_size=8", *rule, *branch, "optimizer.beta1=0.25")
+    trial.run(same, 0)
+    for found in (other, same):
+        state = checkpoint.load(RunFolder(trial_folder(found), 0).checkpoint_path)
+        assert state is not None
+        own = [state["task"][name]["param_groups"][0] for name in ("optimizer_g", "optimizer_d")]
+        ahead = [one["param_groups"][0] for one in state["task"]["rule"]["ahead"]]
+        names = [name for name in ahead[0] if name not in ("params", "lr")]
+        assert sorted(str([one[n] for n in names]) for one in ahead) == sorted(str([o[n] for n in names]) for o in own)
 
 
 def test_stopping_again_and_again_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from analysis import compare, verdicts
 from analysis.__main__ import main
 from analysis.arm_figures import band
 from analysis.arms import Arm, Course, lineage, seconds
-from analysis.questions import Answers
+from analysis.questions import Answers, to_dict
 from analysis.studies import from_study, read_study
 from cbs.errors import InputError
 from cbs.key import trial_key
@@ -183,6 +183,40 @@ def test_a_diverged_run_counts_as_one_that_never_arrived(tiny: Tiny, study: Path
     assert "b=2: 6 runs diverged, and arrived nowhere beyond." in verdicts.notes(found)
 
 
+def test_a_run_that_diverged_before_it_was_evaluated_is_a_miss(tiny: Tiny, study: Path) -> None:
+    arm(study, tiny("batch_size=16"), 1000 * SPREAD)
+    arm(study, tiny("batch_size=64"), 700 * SPREAD)
+    for seed in range(4):
+        broken = write(study, tiny("batch_size=64"), seed, 700, diverged=True)
+        broken.write_trajectory([])
+    found = answered(study)
+    taken = {a.arm.label: a for a in found.taken[4.0]}
+    assert (taken["b=64"].reached, taken["b=64"].diverged) == (2, 4)
+    assert taken["b=64"].median("steps") == math.inf
+    assert found.field.left_out == 0
+    assert "b=64: 4 runs diverged, and arrived nowhere beyond." in verdicts.notes(found)
+    assert compare.write(found, study, ["cbs"]).exists()
+    for seed in range(6):
+        write(study, tiny("batch_size=64"), seed, 700, diverged=True).write_trajectory([])
+    lost = answered(study)
+    assert lost.main == 4.0
+    assert " nan" not in compare.text(lost)
+    assert compare.write(lost, study, ["cbs"]).exists()
+    for seed in range(6):
+        write(study, tiny("batch_size=16"), seed, 700, diverged=True).write_trajectory([])
+    with pytest.raises(InputError, match="every run diverged before its first"):
+        answered(study)
+
+
+def test_a_label_with_brackets_names_its_arm(tiny: Tiny, study: Path) -> None:
+    for at in ("[100]", "[300]"):
+        schedule = ("batch_size.initial=8", f"batch_size.schedule.at={at}", "batch_size.schedule.factor=2")
+        arm(study, tiny("batch_size=at_steps", *schedule), 1000 * SPREAD)
+    labels = [a.label for a in answered(study).field.arms]
+    assert all("[" in label for label in labels)
+    assert [a.label for a in answered(study, *labels).field.arms] == labels
+
+
 def test_branches_are_pairs_and_alike_until_they_part(tiny: Tiny, study: Path) -> None:
     parent = arm(study, tiny("batch_size=16"), 1000 * SPREAD)
     for b, speed in (("32", 0.8), ("64", 0.7)):
@@ -210,6 +244,10 @@ def test_of_a_score_more_is_better(dearer: Path) -> None:
     after = found.question("steps", None)
     assert after is not None
     assert after.pairs[0].found.sign == 1  # after as many steps RMSProp's score is higher
+    assert "rmsprop: better" in next(row for row in compare.tables(found)[-1].text().splitlines() if "steps" in row)
+    told = next(p for p in to_dict(found)["pairs"] if p["threshold"] is None and p["axis"] == "steps")
+    assert told["ratio"] < 1
+    assert told["ratio_ci"][0] < told["ratio"] < told["ratio_ci"][1] < 1
     assert "adam has 0." in next(s for s in verdicts.sentences(found) if "after" in s)
     assert any("stopped by another metric" in note for note in verdicts.notes(found))
 

@@ -238,6 +238,21 @@ def test_epochs_enter_a_key_only_where_they_are_counted() -> None:
     others = [(), ("target.every_epochs=3",), (by_epochs[0], "dataset.images=5"), ("target.every_steps=57",)]
     assert len({key(*by_epochs), *(key(*other) for other in others)}) == 5
     assert config(*by_epochs, "batch_size=64", "model.critic_steps=2").cadence.following(0) == 29  # 3,594 / 128
+    assert config(*by_epochs, "batch_size=64", "update=svre").cadence.following(0) == 29  # two batches a step
+
+
+def test_epochs_are_as_long_as_batches_make_them() -> None:
+    """Every 6.4 epochs of 50,000 images: 5,000 steps of 64, 2,500 of 128, 1,250 of 256."""
+
+    def evaluations(*overrides: str) -> list[int]:
+        cadence = config("study=thesis_growing_batch", *overrides).cadence
+        return [step := 0, *(step := cadence.following(step) for _ in range(18))][1:]
+
+    growing = evaluations("batch_size=grow_64_at_32_96")
+    # 64 up to epoch 32, where 25,000 steps are done; then 128 up to epoch 96, 25,000 more; then 256.
+    assert growing == [*range(5000, 25_001, 5000), *range(27_500, 50_001, 2500), *range(51_250, 53_751, 1250)]
+    shared = evaluations("batch_size=256", "branch_from.batch_size=64", "branch_from.epochs=6.4")
+    assert shared == [5000, *range(6250, 26_251, 1250)]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +263,7 @@ def test_epochs_enter_a_key_only_where_they_are_counted() -> None:
         (("target.every_epochs=2", "dataset.images=null"), "dataset.images is null: target.every_epochs needs"),
         (("target.every_epochs=2", "dataset.images=0"), "dataset.images is 0: it must be at least 1"),
         (("target.every_epochs=9999",), "it must reach the first evaluation, at step 280754"),
+        (("target.every_epochs=2", "batch_size=double_on_stall"), "when the metric stalls are evaluated by steps"),
         (("target.metric=is",), "target.metric is 'is': "),
     ],
 )

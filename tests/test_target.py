@@ -2,7 +2,9 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate, pairwise
+from operator import mul
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,7 +124,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
     epochs: float, images: int, b: int, critic_steps: int, k: int
 ) -> None:
     every = Fraction(str(epochs)) * images
-    cadence = ImageCadence.of(epochs, images, b * critic_steps)
+    cadence = ImageCadence.of(epochs, images, partial(mul, b * critic_steps))
     at = math.ceil(k * every / (b * critic_steps))
     assert cadence.following(at - 1) == at
     assert cadence.last(at) == at
@@ -131,7 +133,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
 
 def test_the_thesiss_epochs() -> None:
     """5,000 iterations at b = 64 are 6.4 epochs of 50,000 images."""
-    cadence = ImageCadence.of(6.4, 50_000, 64)
+    cadence = ImageCadence.of(6.4, 50_000, partial(mul, 64))
     assert [cadence.following(at) for at in (0, 4999, 5000, 7500)] == [5000, 5000, 10_000, 10_000]
     assert cadence.last(500_000) == 500_000
     assert cadence.count(0, 500_000) == 100

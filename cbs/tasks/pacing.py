@@ -29,7 +29,7 @@ class Pacing:
         """images: in the data set."""
         self._config = config
         schedule, branch = config.batch_size.schedule, config.branch_from
-        since = 0 if branch is None else branch.steps(images, config.model.critic_steps)
+        since = 0 if branch is None else branch.steps(images, config.batches_per_step)
         self._rates = config.optimizer.lr_generator, config.optimizer.lr_discriminator
         self._phase = Phase(config.batch_size.initial)
         self._pace = None
