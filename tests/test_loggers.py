@@ -236,8 +236,8 @@ def test_mlflow_runs_may_make_their_store_at_the_same_time(tmp_path: Path) -> No
     where = f"sqlite:///{tmp_path}/mlflow.db"
     code = f"""
 from pathlib import Path
-from cbs import schema, services
-where = schema.MLflowConfig("mlflow", {where!r}, "study")
+from cbs import options, services
+where = options.MLflowConfig("mlflow", {where!r}, "study")
 services.MLflow(where, services.About(Path({str(tmp_path)!r}) / "study", "key", "name", {{}})).open("run")
 """
     opening = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
