@@ -76,11 +76,17 @@ def check_branch(config: Config, images: int) -> None:
             f"branch_from.epochs is {branch.epochs:g}, {step} steps: it must be below target.budget_steps, "
             f"{config.target.budget_steps}."
         )
+    last = config.cadence.last(config.target.budget_steps)
+    if step >= last:
+        raise InputError(
+            f"branch_from shares {step} steps: the last evaluation within target.budget_steps, "
+            f"{config.target.budget_steps}, is at step {last} and must come after them."
+        )
     if isinstance(schedule, Growth):
         # The first step that begins at or after a change's time is the first with the new size.
         count, unit = (1, 1) if schedule.kind == "steps" else (branch.batch_size * config.batches_per_step, images)
-        last, shared = (step - 1) * count / unit, step * count / unit
-        if schedule.at[0] <= last:
+        before, shared = (step - 1) * count / unit, step * count / unit
+        if schedule.at[0] <= before:
             raise InputError(
                 f"batch_size.schedule.at begins with {schedule.at[0]:g}: it must not be before the {shared:g} "
                 f"{schedule.kind} that branch_from shares."

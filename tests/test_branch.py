@@ -109,6 +109,12 @@ def test_a_parents_batch_is_no_larger_than_the_set(tiny: Tiny) -> None:
         trial.preflight(found)
 
 
+def test_an_evaluation_must_come_after_the_shared_steps(tiny: Tiny) -> None:
+    found = tiny("batch_size=32", TARGET, "branch_from.batch_size=8", "branch_from.step=140", "target.budget_steps=145")
+    with pytest.raises(InputError, match=r"shares 140 steps: the last evaluation within target.budget_steps, 145, is"):
+        trial.preflight(found)
+
+
 def test_a_score_that_rises_doesnt_undo_what_is_shared(tiny: Tiny, reached: list) -> None:
     """An early value below a rising metric's threshold is no crossing."""
     score = ("target.metric=inception_score", "target.thresholds=[6.9]", "target.features=digits")

@@ -24,7 +24,7 @@ MINIATURE = (
 DIGITS = {
     "thesis_srfb_svre_digits": (("batch_size=16",), 4, None),
     "thesis_full_batch_interval_digits": (("batch_size=16",), 3, None),
-    "thesis_growing_batch_digits": (("target.budget_steps=960",), 3, 899),
+    "thesis_growing_batch_digits": (("target.budget_steps=1200", "target.precision=0.1"), 3, 899),
 }
 
 
