@@ -88,7 +88,7 @@ def _named_by_it(conf: Path) -> None:
 
 
 def _answered_by_a_file(conf: Path) -> None:
-    (conf / "batch_size").mkdir()
+    (conf / "batch_size").mkdir(exist_ok=True)
     (conf / "batch_size" / "8.yaml").write_text("label: eight\ninitial: 9\nschedule: {kind: constant}\n")
     (conf / "batch_size" / "ramp.yaml").write_text("label: ramp\ninitial: 2\nschedule: {kind: constant}\n")
 

@@ -255,8 +255,8 @@ def test_a_run_records_and_logs_what_was_asked_for(tiny: Tiny) -> None:
         assert 0 < more.sampling_error < more.value
         assert list(more.extra) == ["kid", "inception_score"]
         assert less.extra == {}
-        first, *repeats = said(more, "fid", 16)
+        first, *repeats = said(more, "fid")
         assert first["fid_sampling_error"] == more.sampling_error
         assert (first["kid"], first["inception_score"]) == tuple(more.extra.values())
         assert [list(piece) for piece in repeats] == [[f"fid_repeat_{k + 1}"] for k in range(len(more.repeats))]
-    assert "fid_sampling_error" not in said(Evaluation(1, 1, 0.0, 2.0), "fid", 16)[0]
+    assert "fid_sampling_error" not in said(Evaluation(1, 1, 0.0, 2.0), "fid")[0]

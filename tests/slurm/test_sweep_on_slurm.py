@@ -189,16 +189,14 @@ def test_an_adaptive_sweep_that_is_not_waited_for_says_how_to_go_on(site: Site) 
 
 @pytest.mark.slow
 def test_arms_that_share_their_first_steps(site: Site, tmp_path: Path) -> None:
-    """Four tasks, one run in each: of every seed, one arm trains the shared steps and the other waits for them."""
+    """One run in each task: of every seed, whichever comes first trains the shared steps, and the other waits."""
     alone = tmp_path / "alone"
     alone.mkdir()
-    choice = ("branch_from.batch_size=4", "branch_from.step=100")
+    choice = ("branch_from.batch_size=8", "branch_from.step=100")
     undisturbed = here(alone, *choice)
     site.submit(*choice, "hydra.launcher.pack=1")
     site.cluster.wait_until_empty()
     assert site.records() == undisturbed
     assert set(site.submitted().values()) == {1}
-    for folder in run_folders(site.study):
-        result = folder.result()
-        assert result is not None
-        assert result.branched_from is not None
+    results = [folder.result() for folder in run_folders(site.study)]
+    assert sum(result is not None and result.branched_from is not None for result in results) == 2
