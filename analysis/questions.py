@@ -164,13 +164,12 @@ def to_dict(found: Answers) -> dict[str, Any]:
                 "one": p.one,
                 "other": p.other,
                 "shared_until_step": p.shared,
-                "ratio": upright(field, q, p.found).ratio,
-                "ratio_ci": list(upright(field, q, p.found).ratio_ci),
-                **{name: value for name, value in vars(p.found).items() if not name.startswith("ratio")},
+                **{**vars(shown), "ratio_ci": list(shown.ratio_ci)},
                 "decided": p.found.decided,
             }
             for q in found.questions
             for p in q.pairs
+            for shown in [upright(field, q, p.found)]
         ],
     }
 

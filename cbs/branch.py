@@ -71,11 +71,6 @@ def check_branch(config: Config, images: int) -> None:
             f"branch_from.batch_size is {branch.batch_size}: {config.dataset.name} has {images} images, and a batch "
             "takes each at most once."
         )
-    if step >= config.target.budget_steps:
-        raise InputError(
-            f"branch_from.epochs is {branch.epochs:g}, {step} steps: it must be below target.budget_steps, "
-            f"{config.target.budget_steps}."
-        )
     last = config.cadence.last(config.target.budget_steps)
     if step >= last:
         raise InputError(

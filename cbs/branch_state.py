@@ -69,13 +69,14 @@ def begun(fresh: State, parents: State, same_optimizer: bool) -> State:
 
     same_optimizer: whether the parent's moments mean anything to this run's optimizers; else they start from nothing.
     """
+
+    def own(ours: State, theirs: State) -> State:
+        return {"state": theirs["state"] if same_optimizer else {}, "param_groups": ours["param_groups"]}
+
     state = {**fresh, **parents}
     for name in ("optimizer_g", "optimizer_d"):
-        moments = parents[name]["state"] if same_optimizer else {}
-        state[name] = {"state": moments, "param_groups": fresh[name]["param_groups"]}
+        state[name] = own(fresh[name], parents[name])
     if "ahead" in fresh["rule"]:  # optimizers of a rule's own
-        theirs = [one["state"] if same_optimizer else {} for one in parents["rule"]["ahead"]]
-        groups = [one["param_groups"] for one in fresh["rule"]["ahead"]]
-        ahead = [{"state": moments, "param_groups": own} for moments, own in zip(theirs, groups, strict=True)]
+        ahead = [own(*both) for both in zip(fresh["rule"]["ahead"], parents["rule"]["ahead"], strict=True)]
         state["rule"] = {**parents["rule"], "ahead": ahead}
     return state

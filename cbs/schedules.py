@@ -183,9 +183,7 @@ def consumption(
     phases = [(0, 0, size.initial if shared is None else shared[1])]
 
     def change(step: int, b: int) -> None:
-        start, before, _ = phases[-1]
-        phase = (step, _consumed(phases, batches, step), b)
-        phases[-1:] = [phase] if step == start else [(start, before, phases[-1][2]), phase]
+        phases.append((step, _consumed(phases, batches, step), b))
 
     if isinstance(size.schedule, Growth):
         for at, b in zip(size.schedule.at, size.schedule.sizes, strict=True):

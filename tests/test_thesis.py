@@ -31,18 +31,10 @@ DIGITS = {
 @pytest.mark.parametrize("study", ["thesis_srfb_svre", "thesis_full_batch_interval", "thesis_growing_batch"])
 def test_its_networks_and_settings(study: str) -> None:
     found = config(f"study={study}")
-    assert (found.name, found.model.name, found.dataset.name, found.dataset.image_size) == (
-        study,
-        "sagan",
-        "cifar10",
-        32,
-    )
-    assert (found.optimizer.name, found.optimizer.lr_generator, found.optimizer.lr_discriminator) == (
-        "adam",
-        2e-4,
-        2e-4,
-    )
-    assert (found.optimizer.beta1, found.optimizer.beta2) == (0.5, 0.9)
+    optimizer, data = found.optimizer, found.dataset
+    assert (found.name, found.model.name, data.name, data.image_size) == (study, "sagan", "cifar10", 32)
+    assert (optimizer.name, optimizer.lr_generator, optimizer.lr_discriminator) == ("adam", 2e-4, 2e-4)
+    assert (optimizer.beta1, optimizer.beta2) == (0.5, 0.9)
     assert found.target.extra == ["inception_score"]
     assert found.seeds >= 5
 
