@@ -2,15 +2,28 @@
 
 In three lines::
 
-    from analysis import from_file
+    from analysis import describe, fit, from_file
     (curve,) = from_file("curve.csv")
-    print(curve.fit())
+    print(describe(fit(curve)))
 """
 
-from analysis.curves import Curve, from_file, from_frame
-from analysis.difference import difference
-from analysis.fit import Fit, fit_all
-from analysis.studies import from_study
-from analysis.targets import from_evaluations
+from analysis.answer.sentences import describe
+from analysis.curves.curve import Curve
+from analysis.curves.files import from_file, from_frame
+from analysis.curves.studies import from_study
+from analysis.curves.targets import from_evaluations
+from analysis.fitting.difference import difference
+from analysis.fitting.fit import Fit, fit, fit_all
 
-__all__ = ["Curve", "Fit", "difference", "fit_all", "from_evaluations", "from_file", "from_frame", "from_study"]
+__all__ = [
+    "Curve",
+    "Fit",
+    "describe",
+    "difference",
+    "fit",
+    "fit_all",
+    "from_evaluations",
+    "from_file",
+    "from_frame",
+    "from_study",
+]

@@ -6,15 +6,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from analysis.answer import numbers, predict, sentences, summary
+from analysis.answer.source import Source
 from analysis.arguments import parser
+from analysis.compare import report as comparison
+from analysis.curves.curve import Curve
+from analysis.curves.files import from_file
+from analysis.curves.studies import from_runs, read_study, trajectories
+from analysis.curves.targets import curves_at
+from analysis.fitting.fit import Fit, fit_all
+from analysis.output.tables import write_tables
+from analysis.theory.carried import theory
+from analysis.theory.closed_forms import estimated, factor
 from cbs.errors import InputError
-
-if TYPE_CHECKING:
-    from analysis.curves import Curve
-    from analysis.fit import Fit
-    from analysis.studies import Source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,10 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _read(given: argparse.Namespace) -> list[Source]:
     """Every source with its curves fitted; where there are several, labels begin with the source's name."""
-    from analysis.curves import from_file
-    from analysis.fit import fit_all
-    from analysis.studies import Source, from_runs, read_study
-
     paths = _paths(given)
     sources = []
     several = len(paths) > 1
@@ -75,36 +76,27 @@ def _paths(given: argparse.Namespace) -> list[Path]:
 
 
 def _fit(given: argparse.Namespace) -> None:
-    from analysis import answer, summary
-    from analysis.tables import write_tables
-    from analysis.theory import theory
-
     fits = [one for source in _read(given) for one in source.fits]
     found, pairs = theory(fits, given.reference), summary.differences(fits)
     if given.tables:
         write_tables(summary.tables(fits, found, pairs), given.tables)
     if given.json:
-        print(json.dumps(answer.to_dict(fits, found, pairs), indent=2))
+        print(json.dumps(numbers.to_dict(fits, found, pairs), indent=2))
     else:
-        print(answer.text(fits, found, pairs))
+        print(sentences.text(fits, found, pairs))
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from analysis import compare
-
     asked = None if given.thresholds is None else _numbers(given.thresholds)
-    found = compare.compare(given.study, asked, given.metric, given.arms)
+    found = comparison.compare(given.study, asked, given.metric, given.arms)
     if given.json:
-        print(json.dumps(compare.as_json(found), indent=2))
+        print(json.dumps(comparison.as_json(found), indent=2))
         return
-    written = compare.write(found, given.out or given.study, ["python", "-m", "analysis", *sys.argv[1:]])
-    print(f"{compare.text(found)}\n\nfigures in {written.parent / 'figures'}, page: {written}")
+    written = comparison.write(found, given.out or given.study, ["python", "-m", "analysis", *sys.argv[1:]])
+    print(f"{comparison.text(found)}\n\nfigures in {written.parent / 'figures'}, page: {written}")
 
 
 def _predict(given: argparse.Namespace) -> None:
-    from analysis import predict
-    from analysis.theory import theory
-
     sources = _read(given)
     found = theory([one for source in sources for one in source.fits], given.reference)
     answers, unit = predict.predict(sources, found), predict.unit(sources)
@@ -112,9 +104,7 @@ def _predict(given: argparse.Namespace) -> None:
 
 
 def _plots(given: argparse.Namespace) -> None:
-    from analysis import answer, figures, summary
-    from analysis.studies import trajectories
-    from analysis.theory import theory
+    from analysis.answer import figures  # in here: the other commands start without matplotlib
 
     sources = _read(given)
     fits = [one for source in sources for one in source.fits]
@@ -122,13 +112,13 @@ def _plots(given: argparse.Namespace) -> None:
     folder = given.out or _beside(given) / "figures"
     evaluations = trajectories([run for source in sources for run in source.runs])
     drawn = figures.draw(fits, evaluations, _at_thresholds(sources, given.growing_spread), found, folder)
-    print(answer.text(fits, found, summary.differences(fits)))
+    print(sentences.text(fits, found, summary.differences(fits)))
     names = [path.stem for path in drawn if path.suffix == ".png"]
     print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
 
 
 def _report(given: argparse.Namespace) -> None:
-    from analysis import answer, report
+    from analysis.answer import report  # in here: the other commands start without matplotlib and jinja2
 
     out = given.out or _beside(given) / "report.html"
     report.refuse_folder(out)
@@ -138,7 +128,7 @@ def _report(given: argparse.Namespace) -> None:
     report.write(out, sources, thresholds, given.reference, command)
     for source in sources:
         for one in source.fits:
-            print(answer.sentence(one))
+            print(sentences.sentence(one))
     print(f"\nreport: {out}")
 
 
@@ -155,9 +145,6 @@ def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, l
     if len(sources) != 1 or len({run.metric for run in sources[0].runs}) != 1:
         return {}
     source = sources[0]
-    from analysis.fit import fit_all
-    from analysis.targets import curves_at
-
     metric = source.runs[0].metric
     hardest = metric.ordered(run.hardest for run in source.runs)[0]
     octaves = [-k if metric.rising else k for k in (0.25, 0.5, 0.75, 1)]
@@ -166,20 +153,17 @@ def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, l
 
 
 def _targets(given: argparse.Namespace) -> None:
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot as plt  # in here: the other commands start without matplotlib
 
-    from analysis import canvas, diagnostics
-    from analysis.fit import fit_all
-    from analysis.studies import read_study
-    from analysis.tables import write_tables
-    from analysis.targets import curves_at, table
+    from analysis.answer import diagnostics
+    from analysis.output import canvas
 
     thresholds = _numbers(given.thresholds)
     runs = read_study(given.study)
     at, smooth = (
         {t: fit_all(curves_at(runs, given.study, t, smoothed)) for t in thresholds} for smoothed in (False, True)
     )
-    made = table(at, smooth)
+    made = summary.thresholds(at, smooth)
     folder = given.out or given.study / "figures"
     with plt.rc_context(canvas.STYLE):
         drawn = canvas.save(diagnostics.against_threshold(at), folder / "targets")
@@ -201,8 +185,6 @@ def _numbers(text: str) -> list[float]:
 
 
 def _estimate(given: argparse.Namespace) -> None:
-    from analysis.bounds import estimated, factor
-
     answer = estimated(
         factor(given.optimizer, given.lr, given.params, given.dataset_size, given.beta1, given.beta2),
         given.b_star,

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from analysis.design import Options, Pending, Seen, propose, state
-from analysis.models import hyperbola
+from analysis.adaptive.design import Options, Pending, Seen, propose, state
+from analysis.fitting.models import hyperbola
 
 # Evaluations lie 5 % apart, as those of digits do.
 PRECISION = 0.05

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.studies import read_study
+from analysis.curves.studies import read_study
 from benchmarks import data, fid, fitting, launcher, slurm, stack, training, updates
 from benchmarks.configs import config
 from benchmarks.timing import seconds

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from analysis.advice import flags
-from analysis.bootstrap import bootstrap
-from analysis.curves import Curve
-from analysis.fit import Fit, fit
-from analysis.models import hyperbola
-from analysis.profile import Interval
+from analysis.answer.notes import flags
+from analysis.curves.curve import Curve
+from analysis.fitting.bootstrap import bootstrap
+from analysis.fitting.fit import Fit, fit
+from analysis.fitting.models import hyperbola
+from analysis.fitting.profile import Interval
 
 N_INF = 1500.0
 # A sweep is evaluated on a geometric cadence, each evaluation 5 % after the one before, as digits are.
@@ -77,7 +77,7 @@ def _one(scenario: Scenario, random: int, resamples: int) -> dict[str, Any]:
         return row | _outside(scenario, found)
     for name, value in truth.items():
         row[name + "_held"] = _holds(getattr(found, name + "_ci"), value)
-    again = bootstrap(found, resamples) if random < BOOTSTRAPPED and resamples else None
+    again = bootstrap(found.hyperbola, resamples) if random < BOOTSTRAPPED and resamples else None
     if again is not None:
         row["bootstrap_held"] = _holds(again.intervals["b_star"], truth["b_star"])
     return row

@@ -6,11 +6,12 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
-from analysis.bootstrap import bootstrap
-from analysis.fit import fit, fit_all
-from analysis.forms import compare
-from analysis.likelihood import Observations
-from analysis.models import Array, hyperbola
+from analysis.fitting.bootstrap import bootstrap
+from analysis.fitting.fit import fit_all
+from analysis.fitting.forms import fit_forms
+from analysis.fitting.hyperbola import fit_hyperbola
+from analysis.fitting.likelihood import Observations
+from analysis.fitting.models import Array, hyperbola
 from benchmarks.coverage import Scenario, simulate
 from benchmarks.timing import seconds
 
@@ -37,10 +38,10 @@ def report() -> None:
     curve = simulate(TEN_POINTS, rng)
     seen = Observations.of(curve.frame)
     ones = np.ones(len(seen.b))
-    fit(curve)
-    one = seconds(lambda: fit(curve), 10)
+    fit_hyperbola(curve)
+    one = seconds(lambda: fit_hyperbola(curve), 10)
     plain = seconds(lambda: simplex(seen, ones), 10)
-    found = fit(curve)
+    found = fit_hyperbola(curve)
     resamples = seconds(lambda: bootstrap(found, 2000))
     weights = [rng.multinomial(5, np.full(5, 0.2), size=10).reshape(-1).astype(float) for _ in range(50)]
     loop = seconds(lambda: [simplex(seen, w) for w in weights]) * 40
@@ -52,9 +53,8 @@ def report() -> None:
     print(f"| one fit, ours with three intervals | {one * 1e3:.0f} ms | {plain * 1e3:.0f} ms | {plain / one:.2f}× |")
     print(f"| 2,000 bootstrap refits | {resamples:.2f} s | {loop:.0f} s (of 50) | {loop / resamples:.0f}× |")
     print(f"| 1,000 curves, ours with intervals | {many:.0f} s | {plain * 1000:.0f} s | {plain * 1000 / many:.2f}× |")
-    print(
-        f"\nFour forms compared, with batch sizes left out: {seconds(lambda: compare(curve), 5) * 1e3:.0f} ms a curve."
-    )
+    forms = seconds(lambda: fit_forms(curve), 5)
+    print(f"\nFour forms compared, with batch sizes left out: {forms * 1e3:.0f} ms a curve.")
 
 
 if __name__ == "__main__":

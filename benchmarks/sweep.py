@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.fit import Fit, fit
-from analysis.studies import Run, from_study, read_study
-from analysis.tables import short, with_interval
+from analysis.curves.studies import Run, from_study, read_study
+from analysis.fitting.fit import Fit, fit
+from analysis.output.tables import short, with_interval
 from benchmarks.timing import seconds
 
 _WAYS = {

@@ -16,7 +16,7 @@ from launch.bisect_search import Adaptive, Search
 from launch.display import Display, spoken
 
 if TYPE_CHECKING:
-    from analysis.design import State
+    from analysis.adaptive.design import State
     from launch.plan import Live, Run, Sweep
 
 _MARKS = {"reached": "o", "censored": ">", "diverged": "x"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.design import Pending, Seen
+from analysis.adaptive.design import Pending, Seen
 from cbs.claim import holder
 from cbs.key import curve_identity, trial_folder
 from cbs.outcome import Outcome, Reached
@@ -23,7 +23,7 @@ Id = tuple[str, int]
 class Known:
     """What there is of one curve by now.
 
-    seen, pending: for analysis.design. steps: how far each run is. seconds, sfo: spent so far, of GPUs (or of
+    seen, pending: for analysis.adaptive.design. steps: how far each run is. seconds, sfo: spent so far, of GPUs (or of
     cores) and in gradients. paces: seconds a step took, per batch size.
     """
 

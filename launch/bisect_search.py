@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.design import Options, Proposal, State, propose, state
+from analysis.adaptive.design import Options, Proposal, State, propose, state
 from cbs.errors import InputError
 from cbs.key import curve_identity, on_a_curve
 from cbs.pace import Pace

@@ -21,7 +21,9 @@ ALLOWED = {
 # launch's workers and preflight also open the door to training, alone or as one of several processes.
 OPEN = {"key", "outcome", "record", "config", "schema", "options", "errors", "labels", "pace", "claim", "cli", "stack"}
 # The adaptive sweep takes its next runs from here: the one module of analysis that launch may know.
-DOOR = "analysis.design."
+DOOR = "analysis.adaptive.design."
+# Rooms of analysis, the lowest first: each imports from those before it only. What lies outside them may import all.
+ROOMS = ["curves", "fitting", "theory", "output", "adaptive", "answer", "compare"]
 OURS = {"cbs", "launch", "analysis", "hydra_plugins", "conf"}
 
 
@@ -65,7 +67,7 @@ def test_the_kernel_of_records_needs_the_standard_library_only(module: str) -> N
 
 
 @pytest.mark.parametrize(
-    "module", ["cbs.run", "cbs.cli", "launch.local", "launch.plan", "analysis.__main__", "analysis.fit"]
+    "module", ["cbs.run", "cbs.cli", "launch.local", "launch.plan", "analysis.__main__", "analysis.fitting.fit"]
 )
 def test_starting_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
@@ -81,10 +83,33 @@ def test_a_fit_as_text_needs_nothing_that_draws(tmp_path: Path) -> None:
     assert (tmp_path / "curves.csv").exists()
 
 
-def test_no_file_is_a_hall() -> None:
-    for package in ALLOWED:
-        for file in files(package):
-            assert len(file.read_text().splitlines()) <= 300, f"{file} is over 300 lines"
+def modules(package: str) -> dict[str, set[str]]:
+    """Every module of a package and those of the package that it imports, inside functions and for types included."""
+    found = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files(package)}
+    return {
+        name: {next((m for m in (seen, seen.rpartition(".")[0]) if m in found), "") for seen in imports(file)} - {""}
+        for name, file in found.items()
+    }
+
+
+def test_each_room_of_analysis_imports_only_rooms_below() -> None:
+    assert sorted(ROOMS) == sorted(p.parent.name for p in (ROOT / "analysis").glob("*/__init__.py"))
+    for name, imported in modules("analysis").items():
+        room = name.split(".")[1] if name.count(".") else ""
+        if room in ROOMS:
+            for other in imported:
+                below = ROOMS[: ROOMS.index(room) + 1]
+                assert other.count(".") == 2, f"{name} imports {other}: name the module"
+                assert other.split(".")[1] in below, f"{name} imports {other}"
+
+
+def test_no_modules_of_analysis_import_each_other_in_a_circle() -> None:
+    """Layer by layer: a module that waits for others only once these are done."""
+    waiting = modules("analysis")
+    while waiting:
+        free = {name for name, imported in waiting.items() if not imported & set(waiting)}
+        assert free, f"a circle among {', '.join(sorted(waiting))}"
+        waiting = {name: imported for name, imported in waiting.items() if name not in free}
 
 
 def test_hydra_plugins_is_a_namespace() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from analysis.studies import from_study
+from analysis.curves.studies import from_study
 from cbs.claim import Claim
 from cbs.errors import InputError
 from cbs.outcome import Censored, Diverged, Outcome, Reached

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.studies import from_study
+from analysis.curves.studies import from_study
 from tests.conftest import ROOT, TINY, command
 
 

@@ -1,0 +1,1 @@
+"""What is said of fits: sentences, tables, figures, the report, JSON."""

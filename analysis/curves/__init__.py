@@ -1,0 +1,1 @@
+"""A curve, and how files, studies and logs of evaluations become curves."""

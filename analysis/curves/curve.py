@@ -1,0 +1,104 @@
+"""A curve: the steps-to-target of one task and optimizer over batch sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cbs.outcome import Metric
+
+COLUMNS = ("batch_size", "seed", "outcome", "lower", "steps")
+SPENT = ("batch_size", "seed", "device", "seconds", "device_seconds", "joules")
+OUTCOMES = ("reached", "censored", "diverged")
+NAMES = {"adam": "Adam", "adabelief": "AdaBelief", "rmsprop": "RMSProp", "sgd": "SGD"}
+# What closed forms need to know of a curve.
+FACTS = ("lr_generator", "beta1", "beta2", "parameters", "dataset_size")
+
+
+@dataclass
+class Curve:
+    """Observations of N(b).
+
+    frame: one row per run, columns batch_size, seed, outcome, lower, steps. A reached run arrived in
+    (lower, steps]; lower is NaN where `steps` is exact. A censored or diverged one had not by `steps`.
+    group: what its trials have in common, as text; joins them with their trajectories.
+    facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
+    left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
+    read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
+    runs that an adaptive sweep had no more use for, before their budget was spent. changing: runs of the study whose
+    batch size changes, or that branch from another run; they are on no curve.
+    metric: what crosses the threshold; None where a file doesn't say, and less is taken to be better.
+    spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
+    seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
+    gradients: that a step takes per image of its batch, as cbs.outcome.sfo counts them: 1 of a plain step, 2 of
+    extragradient; SFO is N·b times as many. One number, for it doesn't depend on b in any update rule here.
+    """
+
+    optimizer: str
+    label: str
+    frame: pd.DataFrame
+    facts: dict[str, Any] = field(default_factory=dict)
+    threshold: float | None = None
+    group: str = ""
+    left_out: int = 0
+    unconfirmed: int = 0
+    spent: pd.DataFrame | None = field(default=None, repr=False)
+    abandoned: int = 0
+    metric: Metric | None = None
+    changing: int = 0
+    gradients: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The label as people write it."""
+        first, _, rest = self.label.partition(" ")
+        return f"{NAMES.get(first, first)} {rest}".strip()
+
+    @property
+    def side(self) -> str:
+        """What stands before a threshold: "FID ≤", or "≤" where the metric isn't known."""
+        return "≤" if self.metric is None else f"{self.metric.title} {self.metric.sign}"
+
+    @property
+    def target(self) -> str:
+        """As in "FID ≤ 4"; "" where there is no threshold."""
+        return "" if self.threshold is None else f"{self.side} {self.threshold:g}"
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return sorted(self.frame["batch_size"].unique().tolist())
+
+    def medians(self) -> pd.Series:
+        """Median steps-to-target per batch size; a miss counts as infinite, and is never dropped."""
+        steps = self.frame["steps"].where(self.frame["outcome"] == "reached", math.inf)
+        return steps.groupby(self.frame["batch_size"]).apply(lambda runs: float(median(runs.to_numpy(float))))
+
+    def shares(self) -> pd.DataFrame:
+        """Per batch size: how many runs there are, and how many reached, were censored, diverged."""
+        counts = pd.crosstab(self.frame["batch_size"], self.frame["outcome"])
+        return counts.reindex(columns=list(OUTCOMES), fill_value=0).assign(runs=counts.sum(axis=1))
+
+    @property
+    def censored(self) -> int:
+        """How many runs had not arrived when their budget was spent."""
+        return int((self.frame["outcome"] == "censored").sum())
+
+    @property
+    def diverged(self) -> int:
+        return int((self.frame["outcome"] == "diverged").sum())
+
+    def measured_b_star(self) -> int | None:
+        """The swept batch size with the least median N·b; None where no median is finite."""
+        medians = self.medians()
+        sfo = medians * medians.index.to_numpy()
+        return int(sfo.idxmin()) if math.isfinite(sfo.min()) else None
+
+
+def median(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median along the last axis, a miss counting as infinite; of no runs at all, ∞."""
+    return np.asarray(np.median(steps, -1)) if steps.shape[-1] else np.full(steps.shape[:-1], math.inf)

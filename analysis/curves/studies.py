@@ -1,0 +1,228 @@
+"""Curves and trajectories from a study's records."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from analysis.curves.curve import COLUMNS, FACTS, SPENT, Curve
+from cbs.errors import InputError
+from cbs.key import curve_identity, on_a_curve
+from cbs.labels import labels
+from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached, sfo
+from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
+
+
+@dataclass(frozen=True)
+class Run:
+    """One settled run of a study: its folder, its trial's config (a dict) and its result."""
+
+    folder: RunFolder
+    config: dict[str, Any]
+    result: Result
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.config["batch_size"]["initial"])
+
+    @property
+    def on_a_curve(self) -> bool:
+        """Whether it is a point of a curve N(b): a run that keeps one batch size from its first step on."""
+        return on_a_curve(self.config)
+
+    @property
+    def group(self) -> str:
+        """The curve that it is a point of."""
+        return curve_identity(self.config)
+
+    @property
+    def metric(self) -> Metric:
+        """What crosses its thresholds."""
+        return METRICS[self.config["target"]["metric"]]
+
+    @property
+    def hardest(self) -> float:
+        """The threshold, of all that it was ever asked for, that is passed last."""
+        return self.metric.hardest(self.result.outcomes)
+
+    @cached_property
+    def trajectory(self) -> list[Evaluation]:
+        """Every evaluation on record, read once however many thresholds are asked of it."""
+        return self.folder.trajectory()
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and command of its last attempt; empty where they were removed."""
+        path = self.folder.path / "environment.json"
+        return read_json(path) if path.exists() else {}
+
+    def spent(self) -> tuple[Any, ...]:
+        """batch_size, seed, device, and seconds, device seconds and joules of one training step (Curve.spent).
+
+        In a stack the device's seconds are a run's part of them; seconds are a step's by itself, measured before.
+        Runs that share a GPU share its seconds evenly, and those that share any device its energy; a run on a CPU
+        has a core to itself. Evaluations, which measure and don't train, are left out by their part of the time.
+        """
+        result, place = self.result, self.environment
+        device, processes, sharing = (place.get(k, d) for k, d in (("device", ""), ("processes", 1), ("sharing", 1)))
+        seconds = result.seconds["training"] / max(result.last_step, 1)
+        alone = seconds
+        if result.stack:
+            alone = math.nan if (known := result.stack[0]["alone_seconds"]) is None else known
+        lanes = sharing if str(device).startswith("cuda") else 1
+        joules = math.nan
+        if result.energy_joules is not None and sum(result.seconds.values()) > 0:
+            joules = seconds * result.energy_joules / sum(result.seconds.values()) * processes / sharing
+        return (self.batch_size, self.folder.seed, device, alone, seconds * processes / lanes, joules)
+
+    @cached_property
+    def gradients(self) -> float | None:
+        """Gradients that its steps took per image of a batch of its first size; None where it didn't count them."""
+        if not self.folder.trajectory_path.exists():
+            return None
+        *_, last = self.folder.trajectory_path.read_text().splitlines() or [""]
+        counted = '"gradients": {"' in last  # most records needn't be read any further
+        seen = self.trajectory[-1] if counted else None
+        return sfo(seen) / (seen.step * self.batch_size) if seen and seen.gradients else None
+
+    def command(self, threshold: float | None = None) -> str:
+        """The command that made this run, as it can be given again, asked for one threshold more where one is given."""
+        if not self.environment:
+            return "(no environment.json)"
+        arguments = self.environment["command"][1:]
+        if threshold is not None:
+            asked = self.metric.ordered([*self.result.outcomes, threshold])
+            arguments = [a for a in arguments if not a.startswith("target.thresholds=")]
+            arguments.append(f"target.thresholds=[{','.join(f'{t:g}' for t in asked)}]")
+        return shlex.join(["python", "-m", "cbs.run", *arguments])
+
+
+def read_study(study: Path) -> list[Run]:
+    """Every settled run of a study. Raises InputError where there is none."""
+    configs: dict[str, dict[str, Any]] = {}
+    runs = []
+    for folder in run_folders(study):
+        result = folder.result()
+        if result is None:
+            continue
+        if folder.key not in configs:
+            configs[folder.key] = trial_config(folder.trial / "trial.yaml")
+        runs.append(Run(folder, configs[folder.key], result))
+    if not runs:
+        raise InputError(f"{study} holds no finished run: give the folder of a study, as in results/quickstart.")
+    return runs
+
+
+def trial_config(path: Path) -> dict[str, Any]:
+    """A trial's composed config. Raises RecordError at another schema."""
+    raw = yaml.safe_load(path.read_text())
+    if raw.get("schema") != SCHEMA:
+        raise RecordError(f"{path} has schema {raw.get('schema')!r}: this version of cbs reads schema {SCHEMA} only.")
+    config: dict[str, Any] = raw["config"]
+    return config
+
+
+def from_study(study: Path | str, threshold: float | None = None) -> list[Curve]:
+    """One curve per task and optimizer of a study, at one threshold (the hardest that all its runs share)."""
+    study = Path(study)
+    return from_runs(read_study(study), study, threshold)
+
+
+def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> list[Curve]:
+    """The curves of runs that were read already; those whose batch size changes are left out, and counted.
+
+    Raises InputError where none is left.
+    """
+    curves = []
+    groups = grouped(runs)
+    if not groups:
+        raise InputError(f"{study} holds no run that keeps one batch size from its first step on: a curve needs those.")
+    known = sorted({t for run in runs for t in run.result.outcomes})
+    if threshold is not None and threshold not in known:
+        raise InputError(f"threshold is {threshold:g}: {study} was run at {', '.join(f'{t:g}' for t in known)}.")
+    for members in groups.values():
+        shared = set.intersection(*(set(run.result.outcomes) for run in members))
+        known_here = shared or {t for run in members for t in run.result.outcomes}
+        chosen = threshold if threshold is not None else members[0].metric.hardest(known_here)
+        asked = [run for run in members if chosen in run.result.outcomes]
+        if asked:
+            rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
+            one = curve_of(asked, rows, chosen, len(members) - len(asked))
+            found = [run.result.outcomes[chosen] for run in asked]
+            one.abandoned = sum(isinstance(o, Censored) and o.reason == ABANDONED for o in found)
+            curves.append(one)
+    return named(curves, runs)
+
+
+def grouped(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs by the curve they belong to; those on no curve are left out."""
+    groups: dict[str, list[Run]] = {}
+    for run in (one for one in runs if one.on_a_curve):
+        groups.setdefault(run.group, []).append(run)
+    return groups
+
+
+def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, left_out: int = 0) -> Curve:
+    """A curve without its label, from runs of one group and one row of COLUMNS per run."""
+    first = runs[0]
+    optimizer = first.config["optimizer"]
+    known = {
+        **optimizer,
+        "parameters": int(first.result.parameters["generator"]),
+        "dataset_size": int(first.result.dataset["count"]),
+    }
+    facts = {k: known[k] for k in FACTS if k in known}
+    order = ["batch_size", "seed", "outcome", "lower", "steps"]
+    frame = pd.DataFrame(rows, columns=order).sort_values(["batch_size", "seed"])[list(COLUMNS)]
+    spent = pd.DataFrame([run.spent() for run in runs if run.result.seconds["training"] > 0], columns=SPENT)
+    frame = frame.reset_index(drop=True)
+    counted = [run.gradients for run in runs if run.gradients is not None]
+    gradients = median(counted) if counted else 1.0
+    return Curve(
+        optimizer["name"],
+        "",
+        frame,
+        facts,
+        threshold,
+        first.group,
+        left_out,
+        spent=spent,
+        metric=first.metric,
+        gradients=gradients,
+    )
+
+
+def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:
+    """The same curves, labelled by what tells them apart, in the labels' order. runs: all of the study."""
+    configs = {run.group: run.config for run in runs}
+    changing = sum(not run.on_a_curve for run in runs)
+    for curve, label in zip(curves, labels([configs[curve.group] for curve in curves]), strict=True):
+        curve.label, curve.changing = label, changing
+    return sorted(curves, key=lambda curve: curve.label)
+
+
+def row_of(outcome: Outcome) -> tuple[str, float, float]:
+    """outcome, lower and steps of a curve's frame."""
+    kind = type(outcome).__name__.lower()
+    if isinstance(outcome, Reached):
+        return kind, float(outcome.last_above), float(outcome.first_below)
+    return kind, float(outcome.step), float(outcome.step)
+
+
+def trajectories(runs: list[Run]) -> dict[str, pd.DataFrame]:
+    """Every evaluation of these runs, by group where there are any: batch_size, seed, step, samples, seconds, value."""
+    columns = ["batch_size", "seed", "step", "samples", "seconds", "value"]
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for run in runs:
+        here = [(run.batch_size, run.folder.seed, e.step, e.samples, e.seconds, e.value) for e in run.trajectory]
+        if here:
+            rows.setdefault(run.group, []).extend(here)
+    return {group: pd.DataFrame(known, columns=columns) for group, known in rows.items()}

@@ -1,0 +1,1 @@
+"""What is computed for a curve: numbers and intervals, and no word about them."""
