@@ -30,9 +30,9 @@ _MEASURED = ("metric", "features", "normalisation", "samples")
 class Course:
     """One run of an arm: the metric as it went, on every axis.
 
-    x: by name of the axis, (n,) of each evaluation; NaN where the records don't tell. values (n,). met: whether its
-    metric ended it: it had arrived at the lowest threshold that was asked of it. broke: whether it diverged; before
-    its first evaluation, it has one at 0. worst: what the metric counts as after that, infinite.
+    x: by name of the axis, (n,) of each evaluation; NaN where the records don't tell. values (n,). met: true where the
+    metric ended the run, at the hardest threshold that was asked of it. broke: true where the run diverged; a run that
+    diverged before its first evaluation has one at 0. worst: the metric's value after a divergence, infinite.
     """
 
     run: Run
@@ -44,7 +44,7 @@ class Course:
 
     @property
     def name(self) -> int:
-        """Whom it is paired with: the runs of other arms with the same seed, or branched from that seed's run."""
+        """The seed that pairs this run with other arms' runs: its own, or that of the run it branched from."""
         branch = self.run.result.branched_from
         return int(branch["seed"]) if branch else self.run.folder.seed
 

@@ -35,22 +35,22 @@ class Run:
 
     @property
     def on_a_curve(self) -> bool:
-        """Whether it is a point of a curve N(b): a run that keeps one batch size from its first step on."""
+        """True of a run that keeps one batch size from its first step on: a point of a curve N(b)."""
         return on_a_curve(self.config)
 
     @property
     def group(self) -> str:
-        """The curve that it is a point of."""
+        """The curve that this run is a point of."""
         return curve_identity(self.config)
 
     @property
     def metric(self) -> Metric:
-        """What crosses its thresholds."""
+        """The metric that crosses this run's thresholds."""
         return METRICS[self.config["target"]["metric"]]
 
     @property
     def hardest(self) -> float:
-        """The threshold, of all that it was ever asked for, that is passed last."""
+        """Of all thresholds that were ever asked of this run, the one that is passed last."""
         return self.metric.hardest(self.result.outcomes)
 
     @cached_property
@@ -60,7 +60,7 @@ class Run:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device and command of its last attempt; empty where they were removed."""
+        """Versions, device and command of the last attempt; empty where the file was removed."""
         path = self.folder.path / "environment.json"
         return read_json(path) if path.exists() else {}
 
@@ -85,7 +85,7 @@ class Run:
 
     @cached_property
     def gradients(self) -> float | None:
-        """Gradients that its steps took per image of a batch of its first size; None where it didn't count them."""
+        """Gradients that a step took per image of a batch of the first size; None where the run didn't count them."""
         if not self.folder.trajectory_path.exists():
             return None
         *_, last = self.folder.trajectory_path.read_text().splitlines() or [""]

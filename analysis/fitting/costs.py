@@ -56,7 +56,7 @@ class Cost:
         return steps * (self.step + self.image * b)
 
     def under(self, form: Form, smallest: float, largest: float) -> float | None:
-        """Its minimiser with another form of N(b), between two batch sizes; None where it lies at an end."""
+        """The cost's minimiser with another form of N(b), between two batch sizes; None where it lies at an end."""
         ends = math.log(smallest), math.log(largest)
 
         def log_cost(x: float) -> float:

@@ -16,7 +16,7 @@ from analysis.fitting.profile import Confidence, Interval
 class Difference:
     """ln2 of one curve's b* over another's: octaves, its 95 % interval with None at an open end.
 
-    decided: whether the interval leaves out 0, so that the two differ.
+    decided: true where the interval leaves out 0: the two differ.
     """
 
     one: str
