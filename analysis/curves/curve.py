@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Curve:
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
     gradients: that a step takes per image of its batch, as cbs.outcome.sfo counts them: 1 of a plain step, 2 of
     extragradient; SFO is N·b times as many. One number, for it doesn't depend on b in any update rule here.
+    variants: the same runs under other definitions of arriving, by name, read when they are asked for.
     """
 
     optimizer: str
@@ -52,6 +54,7 @@ class Curve:
     metric: Metric | None = None
     changing: int = 0
     gradients: float = 1.0
+    variants: Callable[[], dict[str, Curve]] = field(default=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -92,11 +95,39 @@ class Curve:
     def diverged(self) -> int:
         return int((self.frame["outcome"] == "diverged").sum())
 
-    def measured_b_star(self) -> int | None:
-        """The swept batch size with the least median N·b; None where no median is finite."""
-        medians = self.medians()
-        sfo = medians * medians.index.to_numpy()
-        return int(sfo.idxmin()) if math.isfinite(sfo.min()) else None
+    def median_bounds(self) -> pd.DataFrame:
+        """Per batch size, between which `low` and `high` the median steps-to-target lies, whatever unfinished runs would do.
+
+        An unfinished run, abandoned or not, arrives after the step where it stopped; a diverged one never.
+        """
+        arrived, diverged = (self.frame["outcome"] == kind for kind in ("reached", "diverged"))
+        ends = {"low": self.frame["steps"].mask(diverged, math.inf), "high": self.frame["steps"].where(arrived, math.inf)}
+        by = self.frame["batch_size"]
+        return pd.DataFrame(
+            {name: steps.groupby(by).apply(lambda runs: float(median(runs.to_numpy(float)))) for name, steps in ends.items()}
+        )
+
+    def measured(self) -> Measured:
+        """The swept batch size with the least median N·b, as the paper reads it off."""
+        bounds = self.median_bounds()
+        low, high = (bounds[end] * bounds.index.to_numpy(float) for end in ("low", "high"))
+        if not math.isfinite(high.min()):
+            return Measured(None, ())
+        best = int(high.idxmin())
+        rivals = [int(b) for b in bounds.index[(low < high.min()) & (low < high)] if b != best]
+        return Measured(None if rivals else best, tuple(sorted((best, *rivals))))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The paper's b*: the swept batch size with the least median N·b.
+
+    b_star: None where no median is known, or where unfinished runs may change which is least. candidates: the batch
+    sizes that may be it; empty where no median is known.
+    """
+
+    b_star: int | None
+    candidates: tuple[int, ...]
 
 
 def median(steps: NDArray[np.float64]) -> NDArray[np.float64]:

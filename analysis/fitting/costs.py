@@ -2,70 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import stdtrit
 
-from analysis.fitting.forms import Form
-from analysis.fitting.hyperbola import Hyperbola
-from analysis.fitting.models import Array, cheapest_batch_size, least_cost
-from analysis.fitting.profile import Interval
+from analysis.curves.curve import Curve
+from analysis.fitting.cheapest import Cheapest, cheapest
+from analysis.fitting.models import Array
+from analysis.fitting.posterior import Posterior
 from cbs.pace import line
 
 # A cost by name: which column of Curve.spent, and how many of its units make one of the cost's.
 _COLUMNS = {"time": ("seconds", 1.0), "hours": ("device_seconds", 3600.0), "energy": ("joules", 3600.0)}
-# From this relative distance on, a line is a poor picture of what steps took.
-POOR = 0.25
 
 
 @dataclass(frozen=True)
 class Cost:
-    """N(b)·c(b), where c(b) = step + b·image is what a step costs.
+    """N(b)·c(b), where c(b) is what a step costs, as measured.
 
-    name: time, in seconds to the target; hours, of devices; energy, in watt hours. step, image: of one step
-    and one image of its batch. misfit: the largest relative distance of a batch size's median from that line.
-    points: per batch size with a finite median N, what the median run cost; runs: batch_size, seed, cost of every
-    run that arrived. b_star: where the fit costs least (None where nothing is fitted, or the cost only falls); least:
-    the cost there. Intervals are 95 %: the fit's carried over, and the line's own error added in quadrature.
+    name: time, in seconds to the target; hours, of devices; energy, in watt hours. sizes, steps: (k,) batch sizes
+    where c was measured, and its median there; between them ln c is a line in ln b. step, image: the line step + b·image
+    that is nearest to them. points: per batch size with a finite median N, what the median run cost; runs: batch_size,
+    seed, cost of every run that arrived. cheapest: the batch size of least cost, None where no run arrived.
     """
 
     name: str
+    sizes: Array
+    steps: Array
     step: float
     image: float
-    misfit: float
     points: pd.Series
     runs: pd.DataFrame
-    b_star: float | None
-    b_star_ci: Interval
-    least: float | None
-    least_ci: Interval
+    cheapest: Cheapest | None
 
     @property
     def measured_b_star(self) -> int | None:
         """The swept batch size whose median run costs least."""
         return int(self.points.idxmin()) if len(self.points) else None
 
-    def at(self, b: Array, steps: Array) -> Array:
-        """The cost of so many steps at batch sizes b, each (n,)."""
-        return steps * (self.step + self.image * b)
-
-    def under(self, form: Form, smallest: float, largest: float) -> float | None:
-        """The cost's minimiser with another form of N(b), between two batch sizes; None where it lies at an end."""
-        ends = math.log(smallest), math.log(largest)
-
-        def log_cost(x: float) -> float:
-            b = np.array([math.exp(x)])
-            return float(np.log(self.at(b, form.predict(b)))[0])
-
-        found = minimize_scalar(log_cost, bounds=ends, method="bounded", options={"xatol": 1e-6})
-        inside = ends[0] + 1e-3 < found.x < ends[1] - 1e-3
-        return math.exp(found.x) if inside and math.isfinite(found.fun) else None
+    def of_a_step(self, b: Array) -> Array:
+        """What a step costs at batch sizes b (n,)."""
+        return np.exp(np.interp(np.log(b), np.log(self.sizes), np.log(self.steps)))
 
 
 @dataclass(frozen=True)
@@ -93,88 +73,64 @@ class Costs:
         """Ready for JSON; hours is null where it is time."""
         plain: dict[str, Any] = {"device": self.device, "hours": None, "energy": None}
         for name, cost in self.known.items():
-            told = ("step", "image", "misfit", "measured_b_star", "b_star", "least")
-            plain[name] = {key: getattr(cost, key) for key in told}
-            plain[name] |= {"b_star_ci": list(cost.b_star_ci), "least_ci": list(cost.least_ci)}
-            plain[name]["points"] = {f"{b:g}": float(value) for b, value in cost.points.items()}
+            found = cost.cheapest
+            plain[name] = {
+                "step": cost.step,
+                "image": cost.image,
+                "measured_b_star": cost.measured_b_star,
+                "b_star": found.b_star if found else None,
+                "b_star_ci": list(found.interval) if found else [None, None],
+                "least": found.least if found else None,
+                "least_ci": list(found.least_ci) if found else [None, None],
+                "points": {f"{b:g}": float(value) for b, value in cost.points.items()},
+            }
         return plain
 
 
-def costs(fitted: Hyperbola) -> Costs | None:
+def costs(curve: Curve, known: Posterior | None, margin: float) -> Costs | None:
     """What a curve's target costs; None where no run says what its steps took, or all have one batch size."""
-    spent = fitted.curve.spent
+    spent = curve.spent
     if spent is None or spent.empty:
         return None
     device = spent["device"].mode()[0]
     here = spent[spent["device"] == device]
     if here["batch_size"].nunique() < 2:
         return None
-    known = {}
+    found = {}
     for name, (column, units) in _COLUMNS.items():
         taken = here.set_index(["batch_size", "seed"])[column].dropna() / units
         apart = name != "hours" or not np.allclose(here["device_seconds"], here["seconds"])
         if apart and taken.index.get_level_values("batch_size").nunique() >= 2:
-            known[name] = _cost(fitted, name, taken)
-    return Costs(known, str(device), len(spent) - len(here))
+            found[name] = _cost(curve, known, margin, name, taken)
+    return Costs(found, str(device), len(spent) - len(here))
 
 
-def _cost(fitted: Hyperbola, name: str, taken: pd.Series) -> Cost:
+def _cost(curve: Curve, known: Posterior | None, margin: float, name: str, taken: pd.Series) -> Cost:
     """taken: of one step, by batch_size and seed."""
     a_step = taken.groupby("batch_size").median()
-    sizes, seen = a_step.index.to_numpy(float), a_step.to_numpy()
+    sizes, seen = a_step.index.to_numpy(float), a_step.to_numpy(float)
     step, image = line(dict(zip(a_step.index, seen.tolist(), strict=True)))
-    misfit = float(np.abs(np.log(seen / (step + image * sizes))).max())
-    points = (fitted.curve.medians() * a_step).dropna()
-    arrived = fitted.curve.frame[fitted.curve.frame["outcome"] == "reached"]
+    points = (curve.medians() * a_step).dropna()
+    arrived = curve.frame[curve.frame["outcome"] == "reached"]
     runs = arrived.join(taken.rename("taken"), on=["batch_size", "seed"]).dropna(subset="taken")
     runs = runs.assign(cost=runs["steps"] * runs["taken"])[["batch_size", "seed", "steps", "cost"]]
-    ratio = step / image if image > 0 else math.inf
-
-    def cheapest(b_star: float | None) -> float | None:
-        found = None if b_star is None else float(cheapest_batch_size(b_star / 2, ratio))
-        return found if found is not None and math.isfinite(found) else None
-
-    b_star, ends = cheapest(fitted.b_star), (cheapest(fitted.b_star_ci[0]), cheapest(fitted.b_star_ci[1]))
-    least: float | None = None
-    least_ends: Interval = (None, None)
-    if fitted.n_inf is not None and fitted.b0 is not None:
-        over = least_cost(fitted.region[:, 0], fitted.region[:, 1], step, image)
-        below, above = fitted.n_inf_ci
-        least, open_end = float(over[0]), fitted.b_star_ci[1] is None or above is None
-        least_ends = (None if below is None else float(over.min()), None if open_end else float(over.max()))
-    if b_star is not None and least is not None and fitted.b0 is not None and step > 0 and len(sizes) > 2:
-        # What changes ln b by the line's two parts, and ln of the cost: at the least, b itself doesn't.
-        bend = ratio * fitted.b0 / (2 * math.sqrt(fitted.b0**2 + ratio * fitted.b0) * b_star)
-        moved = _errors(sizes, seen, step, image, np.array([[bend / step, -bend / image], _parts(step, image, b_star)]))
-        ends, least_ends = _widened(b_star, ends, moved[0]), _widened(least, least_ends, moved[1])
-    finite = points[np.isfinite(points)]
-    return Cost(name, step, image, misfit, finite, runs, b_star, ends, least, least_ends)
+    least = None if known is None else cheapest(known, _log_step_cost(known, taken, sizes, seen), margin)
+    return Cost(name, sizes, seen, step, image, points[np.isfinite(points)], runs, least)
 
 
-def _parts(step: float, image: float, b: float) -> tuple[float, float]:
-    """How much more a step costs, relatively, for each unit more of its two parts."""
-    return 1 / (step + image * b), b / (step + image * b)
-
-
-def _errors(sizes: Array, seen: Array, step: float, image: float, slopes: Array) -> Array:
-    """Half the 95 % interval of quantities that depend on a line's two parts by these slopes (q, 2): Student's t.
-
-    The line is a regression of ones on (1, b)/seen: its residuals are relative distances.
-    """
-    rows = np.stack([1 / seen, sizes / seen], 1)
-    spare = len(sizes) - 2
-    variance = ((1 - rows @ np.array([step, image])) ** 2).sum() / spare
-    covariance = variance * np.linalg.inv(rows.T @ rows)
-    return stdtrit(spare, 0.975) * np.sqrt(np.einsum("qi,ij,qj->q", slopes, covariance, slopes))
-
-
-def _widened(value: float, ends: Interval, half: float) -> Interval:
-    """Ends moved out so that their distances from the value, in the logarithm, add in quadrature to `half`."""
-    low, high = ends
-    return (
-        None if low is None else value * math.exp(-math.hypot(math.log(value / low), half)),
-        None if high is None else value * math.exp(math.hypot(math.log(high / value), half)),
-    )
+def _log_step_cost(known: Posterior, taken: pd.Series, sizes: Array, seen: Array) -> Array:
+    """Draws (S, G) of ln of what a step costs: the medians, off by as much as runs of one batch size differ."""
+    logs = np.log(taken)
+    groups = logs.groupby("batch_size")
+    counts = groups.size().to_numpy(float)
+    spare = counts.sum() - len(counts)
+    spread = float(np.sqrt(((logs - groups.transform("mean")) ** 2).sum() / spare)) if spare > 0 else 0.0
+    off = np.random.default_rng(0).standard_normal((len(known.weight), len(sizes))) * spread / np.sqrt(counts)
+    x = np.log(sizes)
+    right = np.clip(np.searchsorted(x, known.x), 1, len(x) - 1)
+    share = np.clip((known.x - x[right - 1]) / (x[right] - x[right - 1]), 0.0, 1.0)
+    at = np.log(seen) + off
+    return at[:, right - 1] * (1 - share) + at[:, right] * share
 
 
 def front(first: Array, second: Array) -> NDArray[np.intp]:

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fitting.cheapest import Cheapest, weighted_quantile
 from analysis.fitting.fit import Fit
 from analysis.fitting.models import Array
-from analysis.fitting.profile import Confidence, Interval
+from analysis.fitting.profile import Interval
+
+# Draws of each curve's b*; every one of one curve is set against every one of the other.
+DRAWS = 400
 
 
 @dataclass(frozen=True)
 class Difference:
-    """ln2 of one curve's b* over another's: octaves, its 95 % interval with None at an open end.
+    """log2 of one curve's b* over another's: octaves, its 95 % interval with None at an open end.
 
     decided: true where the interval leaves out 0: the two differ.
     """
@@ -31,35 +35,23 @@ class Difference:
 
 
 def difference(one: Fit, other: Fit) -> Difference | None:
-    """The ratio of two b* by the joint profile likelihood; None where either has no estimate.
+    """The ratio of two b*, whose posteriors are independent; None where either has no estimate.
 
-    The deviance of a difference d is the least sum of both curves' squared z over pairs of ln b* that lie
-    d apart: the runs of two curves are independent.
+    An end is open where it rests on a batch size at an edge of either sweep.
     """
-    if one.b_star is None or other.b_star is None or one.confidence is None or other.confidence is None:
+    here, there = one.cheapest, other.cheapest
+    if here is None or there is None:
         return None
-    centre = math.log(one.b_star / other.b_star)
-    here, there = _sampled(one.confidence), _sampled(other.confidence)
-    width = max(np.ptp(here[0]), np.ptp(there[0]))
-    steps = np.concatenate([-np.geomspace(width, 1e-3, 200), [0.0], np.geomspace(1e-3, width, 200)])
-    shifts = centre + steps
-    # Either curve's own values serve as the inner grid: the least sum lies near one of the two estimates.
-    least = np.minimum(_least(here, there, shifts), _least(there, here, -shifts))
-    z = np.sign(steps) * np.sqrt(least)
-    low, high = Confidence(shifts / math.log(2), z).interval()
-    return Difference(one.curve.name, other.curve.name, centre / math.log(2), (low, high))
+    apart = (_draws(here)[:, None] - _draws(there)[None]).ravel() / math.log(2)
+    low, high = np.quantile(apart, (0.025, 0.975))
+    centre = math.log2(here.b_star / there.b_star)
+    ends = (
+        None if here.open_low or there.open_high else min(float(low), centre),
+        None if here.open_high or there.open_low else max(float(high), centre),
+    )
+    return Difference(one.curve.name, other.curve.name, centre, ends)
 
 
-def _sampled(confidence: Confidence) -> tuple[Array, Array]:
-    """ln b* and z, dense enough for sums of two."""
-    x = np.log(confidence.values)
-    z = np.clip(confidence.z, -8, 8)
-    fine = np.unique(np.concatenate([x, np.interp(np.linspace(z[0], z[-1], 400), z, x)]))
-    return fine, np.interp(fine, x, z)
-
-
-def _least(inner: tuple[Array, Array], outer: tuple[Array, Array], shifts: Array) -> Array:
-    x, z = inner
-    at = x[None, :] - shifts[:, None]
-    beyond = np.interp(at, *outer, right=8.0)  # above 2 b_min no likelihood is left; below, z levels off
-    return (z[None, :] ** 2 + beyond**2).min(1)
+def _draws(found: Cheapest) -> Array:
+    """Evenly spaced quantiles of ln b*."""
+    return weighted_quantile(found.log_b, found.weight, tuple((np.arange(DRAWS) + 0.5) / DRAWS))

@@ -116,7 +116,7 @@ class Problem:
 
     weights: (B, n) or (1, n); 0 leaves a run out. pivot: (B,) or (1,), the smallest batch size that
     reached its target in each. growing: ln κ is one parameter more, and σ_b = σ √(1 + (κ (N(b)/N∞ − 1))²),
-    the spread that a run-to-run spread of b0 brings.
+    the spread that a run-to-run spread of b0 brings. scale: (n,) what multiplies σ for each run, known beforehand.
     """
 
     seen: Observations
@@ -124,6 +124,7 @@ class Problem:
     weights: Array
     pivot: Array
     growing: bool = False
+    scale: Array | None = None
 
     @property
     def parameters(self) -> int:
@@ -150,7 +151,7 @@ class Problem:
         """Each run's terms at parameters (B, p), and the slopes of its η and of its ln σ_b by them (B, n, p)."""
         k = len(self.model.names)
         g, slope = self.model.shape(self.seen.b, theta[:, 1 : 1 + k], np.broadcast_to(self.pivot, len(theta)))
-        sigma = np.exp(theta[:, 1 + k])[:, None]
+        sigma = np.exp(theta[:, 1 + k])[:, None] * (1.0 if self.scale is None else self.scale)
         above, lift = self._above(theta)
         by_eta = np.concatenate(
             [np.ones((*g.shape, 1)), slope - lift[:, None, :], np.zeros((*g.shape, 1 + self.growing))], -1
