@@ -16,28 +16,34 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 
+import numpy as np
 import pandas as pd
 
-from analysis.adaptive.posterior import Posterior, imagined, posterior, worth
-from analysis.curves.curve import Curve
-from analysis.fitting.fit import Fit, fit
-from analysis.fitting.likelihood import Observations
+from analysis.adaptive.worth import Prospects
+from analysis.fitting.cheapest import Cheapest, cheapest
+from analysis.fitting.posterior import Posterior, posterior, runs_of
+from analysis.fitting.profile import Interval
 
 
 @dataclass(frozen=True)
 class Options:
     """What is asked of a sweep.
 
-    sizes: candidate batch sizes, rising. most_steps: of any run. seeds: the most at one batch size.
-    width_octaves: how wide the 95 % interval of b* may be, log2 of its ends' ratio.
+    sizes: candidate batch sizes, rising. most_steps: of a run at each of them. seeds: the most at one batch size.
+    width_octaves: how wide the 95 % set of b* may be, log2 of its ends' ratio; within: how much more than the least the
+    named batch size may cost, with 95 %, relatively. Either ends the sweep; None: doesn't.
     """
 
     sizes: tuple[int, ...]
-    most_steps: int
+    most_steps: tuple[int, ...]
     seeds: int
-    width_octaves: float = 1.0
+    width_octaves: float | None = 1.0
+    within: float | None = None
+
+    def most(self, b: int) -> int:
+        """The most steps of a run at a candidate."""
+        return self.most_steps[self.sizes.index(b)]
 
 
 @dataclass(frozen=True)
@@ -72,47 +78,92 @@ class Proposal:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of b*. interval: 95 %, None at an open end. why: one clause for people."""
+    """What is known of b*. interval: the 95 % set, None at an end that is open; regret_95: what choosing b* may cost over
+
+    the least, with 95 %. why: one clause for people.
+    """
 
     b_star: float | None
-    interval: tuple[float | None, float | None]
+    interval: Interval
     width_octaves: float | None
+    regret_95: float | None
     decided: bool
     why: str
 
 
-# An answer rests on batch sizes at least three octaves apart, one of them at or below b*, one at twice b* or above.
-SPAN, ABOVE = 8.0, 2.0
 # Two runs that diverged are enough of a batch size where none arrived; so are two that used up the whole budget at the
-# largest one, where nothing arrived anywhere. A run that tells less than this many nats is not worth starting.
-ENOUGH, LEAST = 2, 0.01
+# largest one, where nothing arrived anywhere.
+ENOUGH = 2
 # With others at work, a run starts only if it tells at least this part, per cost, of what the best would tell alone.
 PATIENCE = 0.25
+# A sweep goes on from where it has been: no batch size is tried that is more than this factor off.
+REACH = 8
 # The first run, of which nothing is known, gets this part of the budget to begin with.
 FIRST = 0.25
 
 
 def state(seen: Sequence[Seen], options: Options) -> State:
-    """What a grid of these runs would be told, by analysis.fitting, and whether it is enough."""
-    found = _fit(_ordered(seen))
-    low, high = found.b_star_ci
-    ends = low, high
-    outside = _outside(seen, options)
-    if outside:
-        return State(found.b_star, ends, None, False, outside)
-    if found.b_star is None:
-        return State(None, ends, None, False, "the target was reached at fewer than three batch sizes")
-    if low is None or high is None:
-        return State(found.b_star, ends, None, False, f"the interval is open {'below' if low is None else 'above'}")
-    width = math.log2(high / low)
-    missing = _missing(found.b_star, seen, options)
-    if width > options.width_octaves:
-        why = f"the interval is {width:.2f} octaves wide, {options.width_octaves:g} were asked for"
-    elif missing:
-        why = f"the interval is {width:.2f} octaves wide, but rests on no run at b = {_either(missing)}"
-    else:
-        return State(found.b_star, ends, width, True, f"the interval is {width:.2f} octaves wide")
-    return State(found.b_star, ends, width, False, why)
+    """What is known of b* among the candidates, those without a run included, and whether it is enough."""
+    known = _known(_ordered(seen), options)
+    if known is None:
+        return State(None, (None, None), None, None, False, _nothing(seen, options))
+    _, found = known
+    visited = _visited(seen)
+    first, last = options.sizes[0], options.sizes[-1]
+    open_low, open_high = found.low <= visited[0], found.high >= visited[-1]
+    ends = None if open_low else found.low, None if open_high else found.high
+    width, regret = found.octaves, found.regret_95
+    narrow = options.width_octaves is not None and width <= options.width_octaves + 1e-9
+    good = options.within is not None and regret <= options.within
+    told = _told(found, width, narrow=narrow or options.within is None)
+    unvisited = _beyond(found, visited, options)
+    if not (narrow or good):
+        asked = _asked(options)
+        return State(found.b_star, ends, width, regret, False, f"{told}, {asked}")
+    if unvisited:
+        why = f"{told}, but no run at b = {_either(unvisited)} bears it out yet"
+        return State(found.b_star, ends, width, regret, False, why)
+    edge = ""
+    if open_low and visited[0] == first:
+        edge = f"; {first} is the smallest batch size allowed"
+    elif open_high and visited[-1] == last:
+        edge = f"; {last} is the largest batch size allowed"
+    return State(found.b_star, ends, width, regret, True, told + edge)
+
+
+def _told(found: Cheapest, width: float, narrow: bool) -> str:
+    if narrow:
+        octaves = "octave" if f"{width:.2g}" == "1" else "octaves"
+        return f"the 95 % set is {width:.2g} {octaves} wide"
+    return f"b = {found.b_star:.3g} costs at most {100 * found.regret_95:.0f} % more than the least"
+
+
+def _asked(options: Options) -> str:
+    asked = []
+    if options.width_octaves is not None:
+        asked.append(f"{options.width_octaves:g} octaves")
+    if options.within is not None:
+        asked.append(f"{100 * options.within:g} %")
+    return f"{' or '.join(asked)} {'were' if len(asked) > 1 or options.within is None else 'was'} asked for"
+
+
+def _beyond(found: Cheapest, visited: Sequence[int], options: Options) -> list[int]:
+    """Candidates of which one must be visited before the set rests on runs at both its sides; [] where it does."""
+    below = [b for b in options.sizes if b < visited[0]]
+    above = [b for b in options.sizes if b > visited[-1]]
+    if found.low <= visited[0] and below:
+        return below[-1:]
+    if found.high >= visited[-1] and above:
+        return above[:1]
+    return []
+
+
+def _nothing(seen: Sequence[Seen], options: Options) -> str:
+    last = options.sizes[-1]
+    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most(last)]
+    if len(spent) >= ENOUGH:
+        return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or a larger budget"
+    return "no run has arrived yet"
 
 
 def propose(
@@ -122,30 +173,39 @@ def propose(
     step_cost: Callable[[int], float],
     count: int,
 ) -> list[Proposal]:
-    """Up to `count` runs to start now, the most information on b* per expected cost first; [] where none is left.
+    """Up to `count` runs to start now, those first that tell most of b* per expected cost; [] where none is left.
 
     step_cost: of one step at a batch size, in any unit. A proposal's `until` may lie between two evaluations: train to
     the first at or after it. Deterministic in its arguments, whatever the order of runs.
     """
-    if state(seen, options).decided or _outside(seen, options):
+    now = state(seen, options)
+    if now.decided or "allow larger" in now.why or not count:
         return []
-    chosen = [] if seen or pending or not count else [_first(options)]
-    known = posterior(_observations(seen), options.sizes[0], options.sizes[-1], options.most_steps)
+    if not seen and not pending:
+        return [_first(options)]
+    chosen: list[Proposal] = []
+    ordered = _ordered(seen)
+    prospects = _prospects(ordered, options)
+    started = {(run.batch_size, run.seed): run for run in ordered}
+    lacking = _lacking(ordered, options)
     alone: float | None = None
     while len(chosen) < count:
         at_work = [*pending, *(Pending(p.batch_size, p.seed, p.until) for p in chosen)]
-        if alone is None:
-            alone = max((rate for rate, _ in _candidates(known, seen, [], options, step_cost)), default=0.0)
-        rate, best = max(_candidates(known, seen, at_work, options, step_cost), default=(0.0, None), key=itemgetter(0))
-        if best is None or (at_work and rate < PATIENCE * alone):
+        if alone is None and at_work:
+            free = _candidates(prospects, started, [], options, step_cost, lacking)
+            alone = max((rate for rate, _ in free), default=0.0)
+        found = _candidates(prospects, started, at_work, options, step_cost, lacking)
+        rate, best = max(found, default=(0.0, None), key=lambda each: each[0])
+        if best is None or (at_work and alone is not None and rate < PATIENCE * alone):
             break
+        alone = rate if alone is None else alone
         chosen.append(best)
     return chosen
 
 
 def _first(options: Options) -> Proposal:
     middle = options.sizes[(len(options.sizes) - 1) // 2]
-    until = math.ceil(options.most_steps * FIRST)
+    until = math.ceil(options.most(middle) * FIRST)
     return Proposal(middle, 0, until, f"nothing is known yet, and b = {middle} lies in the middle")
 
 
@@ -153,9 +213,8 @@ def _ordered(seen: Sequence[Seen]) -> tuple[Seen, ...]:
     return tuple(sorted(seen, key=lambda run: (run.batch_size, run.seed)))
 
 
-@lru_cache(maxsize=4)
-def _fit(seen: tuple[Seen, ...]) -> Fit:
-    return fit(Curve("", "", _frame(seen)))
+def _visited(seen: Sequence[Seen]) -> list[int]:
+    return sorted({run.batch_size for run in seen if run.steps > 0})
 
 
 def _frame(seen: Sequence[Seen]) -> pd.DataFrame:
@@ -164,52 +223,42 @@ def _frame(seen: Sequence[Seen]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"])
 
 
-def _observations(seen: Sequence[Seen]) -> Observations:
-    return Observations.of(_frame(_ordered(seen)))
+@lru_cache(maxsize=8)
+def _known(seen: tuple[Seen, ...], options: Options) -> tuple[Posterior, Cheapest] | None:
+    """The curve over all candidates, and the cheapest of them; None where no run arrived."""
+    if not any(run.outcome == "reached" for run in seen):
+        return None
+    drawn = posterior(runs_of(_frame(seen)), options.sizes)
+    return None if drawn is None else (drawn, cheapest(drawn))
 
 
-def _outside(seen: Sequence[Seen], options: Options) -> str:
-    """In words, that b* lies outside the candidates; empty where it may lie inside."""
-    first, last = options.sizes[0], options.sizes[-1]
-    found = _fit(_ordered(seen))
-    low, high = found.b_star_ci
-    narrow = low is not None and high is not None and high <= low * 2**options.width_octaves
-    centre = found.b_star if narrow else None
-    if (high is not None and high <= first) or (centre is not None and centre < first):
-        return f"b* lies below the smallest batch size, {first}: allow smaller ones"
-    if (low is not None and low >= last) or (centre is not None and centre > last):
-        return f"b* lies above the largest batch size, {last}: allow larger ones"
-    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps]
-    if len(spent) >= ENOUGH and not any(run.outcome == "reached" for run in seen):
-        return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or more steps"
-    return ""
+@lru_cache(maxsize=4)
+def _prospects(seen: tuple[Seen, ...], options: Options) -> Prospects:
+    known = _known(seen, options)
+    if known is not None:
+        return Prospects.of(known[0], by_regret=options.within is not None)
+    drawn = posterior(runs_of(_frame(seen)), options.sizes)
+    return Prospects.of(drawn, by_regret=False) if drawn is not None else Prospects.blank(options.sizes)
 
 
-def _usable(seen: Sequence[Seen], options: Options) -> list[int]:
+def _lacking(seen: Sequence[Seen], options: Options) -> list[int]:
+    """Where a set that is narrow enough still lacks a run; [] while it isn't narrow enough."""
+    known = _known(_ordered(seen), options)
+    if known is None:
+        return []
+    found = known[1]
+    narrow = options.width_octaves is not None and found.octaves <= options.width_octaves + 1e-9
+    good = options.within is not None and found.regret_95 <= options.within
+    return _beyond(found, _visited(seen), options) if narrow or good else []
+
+
+def _usable(started: dict[tuple[int, int], Seen], options: Options) -> list[int]:
     """Candidate sizes but for those where runs only diverge."""
-    diverged = Counter(run.batch_size for run in seen if run.outcome == "diverged")
-    arrived = {run.batch_size for run in seen if run.outcome == "reached"}
-    return [b for b in options.sizes if b in arrived or diverged[b] < ENOUGH]
-
-
-def _missing(b_star: float, seen: Sequence[Seen], options: Options) -> list[int]:
-    """Batch sizes of which one must be visited before b* rests on enough of the curve; [] where it does."""
-    sizes = _usable(seen, options)
-    visited = {run.batch_size for run in seen if run.outcome != "diverged" and run.steps > 0}
-    arrived = {run.batch_size for run in seen if run.outcome == "reached"}
-    below, above = [b for b in sizes if b <= b_star], [b for b in sizes if b >= ABOVE * b_star]
-    if below and not visited & set(below):
-        return below[-1:]
-    if above and not arrived & set(above):
-        return above
-    more = [b for b in sizes if b > b_star and b not in arrived]
-    if len(arrived) < 3 and more:
-        return more
-    if visited and max(visited) < SPAN * min(visited):
-        return [b for b in sizes if b >= SPAN * min(visited) or b * SPAN <= max(visited)] or sorted(
-            {sizes[0], sizes[-1]} - visited
-        )
-    return []
+    diverged = Counter(run.batch_size for run in started.values() if run.outcome == "diverged")
+    arrived = {run.batch_size for run in started.values() if run.outcome == "reached"}
+    visited = _visited(list(started.values())) or [options.sizes[0]]
+    near = [b for b in options.sizes if visited[0] <= REACH * b and b <= REACH * visited[-1]]
+    return [b for b in near if b in arrived or diverged[b] < ENOUGH]
 
 
 def _either(sizes: Sequence[int]) -> str:
@@ -217,32 +266,33 @@ def _either(sizes: Sequence[int]) -> str:
 
 
 def _candidates(
-    known: Posterior,
-    seen: Sequence[Seen],
+    prospects: Prospects,
+    started: dict[tuple[int, int], Seen],
     pending: Sequence[Pending],
     options: Options,
     step_cost: Callable[[int], float],
+    lacking: list[int],
 ) -> list[tuple[float, Proposal]]:
-    """What may be trained now, each as far as it tells most per cost, and how much that is (nats per cost)."""
-    started = {(run.batch_size, run.seed): run for run in seen}
+    """What may be trained now, each as far as it tells most per cost, and how much that is per cost."""
     at_work = {(run.batch_size, run.seed) for run in pending}
-    low, centre, high = known.b_star(0.025, 0.5, 0.975)
-    sizes = _usable(seen, options)
-    lacking = _missing(centre, seen, options) if high <= low * 2**options.width_octaves else []
+    sizes = _usable(started, options)
     if lacking:
-        sizes = [] if {b for b, _ in at_work} & set(lacking) else lacking
-    weights = imagined(
-        known, [(run.batch_size, _done(started, run.batch_size, run.seed), run.until) for run in pending]
-    )
+        sizes = [] if {b for b, _ in at_work} & set(lacking) else [b for b in sizes if b in lacking]
+    weights = prospects.imagined([(p.batch_size, _done(started, p.batch_size, p.seed), p.until) for p in pending])
+    arrived = any(run.outcome == "reached" for run in started.values())
+    low, high = prospects.ends
     found = []
     for b in sizes:
         why = f"b* may lie between {low:.3g} and {high:.3g}: b = {b} tells most for its cost"
-        if lacking:
+        if not arrived:
+            why = f"no run has arrived yet: b = {b} is likeliest to, for its cost"
+        elif lacking:
             why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
-        for seed in _seeds(b, started, at_work, options):
-            rate, nats, until = worth(known, weights, b, _done(started, b, seed), options.most_steps)
-            if lacking or nats >= LEAST:
-                found.append((rate / step_cost(b), Proposal(b, seed, until, why)))
+        for seed in _seeds(b, started, at_work, options, arrived):
+            done = _done(started, b, seed)
+            worth = prospects.worth(weights, b, done, options.most(b), arrived)
+            if worth is not None and (worth.enough or lacking):
+                found.append((worth.rate / step_cost(b), Proposal(b, seed, worth.until, why)))
     return found
 
 
@@ -250,11 +300,13 @@ def _done(started: dict[tuple[int, int], Seen], b: int, seed: int) -> float:
     return started[b, seed].steps if (b, seed) in started else 0.0
 
 
-def _seeds(b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int, int]], options: Options) -> list[int]:
+def _seeds(
+    b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int, int]], options: Options, arrived: bool
+) -> list[int]:
     """Runs at b that may be trained now: the first that is new, and those that stopped above the target."""
     free = [seed for seed in range(options.seeds) if (b, seed) not in at_work]
     new = [seed for seed in free if (b, seed) not in started][:1]
-    if not any(run.outcome == "reached" for run in started.values()) and any(size == b for size, _ in at_work):
+    if not arrived and any(size == b for size, _ in at_work):
         return []  # one run at a batch size says enough while it isn't known where any arrives
     runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
-    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps]
+    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most(b)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, ndtr
 
 from analysis.fitting.models import Array
 
@@ -27,6 +27,11 @@ def log_likelihood(median: Array, sigma: Array, low: Array, high: Array, tails: 
     between = log_normal_between(left, right) if tails == NORMAL else _log_heavy_between(left, right)
     arrived = _LOG_SOMETIME + between
     return np.where(np.isposinf(high), np.logaddexp(_LOG_NEVER, arrived), arrived)
+
+
+def arrived(z: Array, tails: int) -> Array:
+    """P(a run has arrived) where ln steps lies z spreads above the median."""
+    return (1 - NEVER) * (ndtr(z) if tails == NORMAL else heavy_cdf(z))
 
 
 def log_normal_between(low: Array, high: Array) -> Array:

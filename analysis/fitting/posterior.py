@@ -9,7 +9,8 @@ sites say, so the result is exact but for the number of draws. Nothing is random
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,7 @@ from analysis.fitting import prior
 from analysis.fitting.likelihood import Observations
 from analysis.fitting.models import Array, Mask
 from analysis.fitting.noise import HEAVY, NORMAL, log_likelihood
+from analysis.fitting.prior import OCTAVE, Spreads
 
 DRAWS = 3000
 # Fewer effective draws than this, and more are made, in rounds, up to MOST times DRAWS.
@@ -39,16 +41,15 @@ class Posterior:
     """Weighted draws of a curve.
 
     sizes: (K,) swept batch sizes. x: (G,) ln b, from the smallest to the largest, eight points to an octave. at: (K,) where
-    the sizes stand among them. log_n: (S, G) draws of ln N(b), the median run's. sigma: (S, K) the spread of ln N
-    between seeds; tails: (S,) its kind (analysis.fitting.noise). weight: (S,), their sum is 1.
+    the sizes stand among them. log_n: (S, G) draws of ln N(b), the median run's. spreads: (S,) draws of how runs
+    scatter around it. weight: (S,), their sum is 1.
     """
 
     sizes: Array
     x: Array
     at: Array
     log_n: Array
-    sigma: Array
-    tails: Array
+    spreads: Spreads
     weight: Array
 
     @property
@@ -73,15 +74,8 @@ class Posterior:
         """As many draws of equal weight, taken at even steps of the cumulated weight."""
         rows = np.searchsorted(np.cumsum(self.weight), (np.arange(count) + 0.5) / count * (1 - 1e-12))
         rows = np.minimum(rows, len(self.weight) - 1)
-        return Posterior(
-            self.sizes,
-            self.x,
-            self.at,
-            self.log_n[rows],
-            self.sigma[rows],
-            self.tails[rows],
-            np.full(count, 1 / count),
-        )
+        weight = np.full(count, 1 / count)
+        return replace(self, log_n=self.log_n[rows], spreads=self.spreads.kept(rows), weight=weight)
 
 
 def runs_of(frame: pd.DataFrame) -> Observations:
@@ -104,24 +98,28 @@ def runs_of(frame: pd.DataFrame) -> Observations:
     )
 
 
-def posterior(seen: Observations) -> Posterior | None:
-    """The posterior of ln N(b) between the smallest and the largest batch size with a run; None where no run says anything."""
+def posterior(seen: Observations, among: Sequence[float] = ()) -> Posterior | None:
+    """The posterior of ln N(b) between the smallest and the largest batch size with a run; None where no run says anything.
+
+    among: batch sizes that the curve is drawn for besides, with a run or without.
+    """
     told = np.isfinite(seen.low) | np.isfinite(seen.high)
     if not told.any():
         return None
     b, low, high = seen.b[told], seen.low[told], seen.high[told]
     low = np.where(high - low < _EXACT, high - _EXACT, low)
-    problem = _Problem.of(b, low, high)
+    problem = _Problem.of(b, low, high, among)
     proposal = _proposal(problem)
     rounds = [_drawn(problem, proposal, 0)]
     while _effective(rounds) < ENOUGH and len(rounds) < MOST:
         rounds.append(_drawn(problem, proposal, len(rounds)))
-    log_n, sigma, tails, log_weight = (np.concatenate(each) for each in zip(*rounds, strict=True))
+    log_n, spread, log_weight = (np.concatenate(each) for each in zip(*rounds, strict=True))
     weight = np.exp(log_weight - log_weight.max())
-    return Posterior(problem.sizes, problem.x, problem.at, log_n, sigma, tails, weight / weight.sum())
+    spreads = proposal.spreads.kept(spread)
+    return Posterior(problem.sizes, problem.x, problem.at, log_n, spreads, weight / weight.sum())
 
 
-def _effective(rounds: list[tuple[Array, Array, Array, Array]]) -> float:
+def _effective(rounds: list[tuple[Array, Array, Array]]) -> float:
     log_weight = np.concatenate([each[-1] for each in rounds])
     weight = np.exp(log_weight - log_weight.max())
     return float(weight.sum() ** 2 / (weight**2).sum())
@@ -139,13 +137,14 @@ class _Problem:
     at: Array
 
     @classmethod
-    def of(cls, b: Array, low: Array, high: Array) -> _Problem:
+    def of(cls, b: Array, low: Array, high: Array, among: Sequence[float]) -> _Problem:
         sizes, which = np.unique(b, return_inverse=True)
         swept = np.log(sizes)
-        count = max(2, round((swept[-1] - swept[0]) / prior.OCTAVE * PER_OCTAVE) + 1) if len(sizes) > 1 else 1
-        even = np.linspace(swept[0], swept[-1], count)
-        free = np.abs(even[:, None] - swept[None]).min(1) > 0.02
-        x = np.sort(np.concatenate([even[free], swept]))
+        named = np.log(np.unique([*sizes, *among]))
+        count = max(2, round((named[-1] - named[0]) / OCTAVE * PER_OCTAVE) + 1) if len(named) > 1 else 1
+        even = np.linspace(named[0], named[-1], count)
+        free = np.abs(even[:, None] - named[None]).min(1) > 0.02
+        x = np.sort(np.concatenate([even[free], named]))
         return cls(sizes, which, low, high, x, np.searchsorted(x, swept))
 
     @property
@@ -171,7 +170,7 @@ class _Problem:
     def pivot(self) -> float:
         """ln b of the smallest size that reached its target; beyond the largest where none did."""
         arrived = self.which[self.reached]
-        return float(np.log(self.sizes[arrived.min()])) if len(arrived) else float(self.x[-1] + prior.OCTAVE)
+        return float(np.log(self.sizes[arrived.min()])) if len(arrived) else float(self.x[-1] + OCTAVE)
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class _Proposal:
     arrived. evidence: (M, K) ln of what a proper site stands for. log_z: (C, M, T, Q) of each combination.
     """
 
-    spreads: prior.Spreads
+    spreads: Spreads
     sigma: Array
     mean: Array
     variance: Array
@@ -194,8 +193,9 @@ class _Proposal:
 
 
 def _proposal(problem: _Problem) -> _Proposal:
-    known, swept = prior.spreads(), np.log(problem.sizes)
-    sigma, proper = known.at(swept), problem.proper
+    swept, proper = np.log(problem.sizes), problem.proper
+    known = prior.spreads(0.5 * float(swept[0] + swept[-1]))
+    sigma = known.at(swept)
     mean, variance, evidence = _sites(problem, known.tails, sigma, proper)
     bound = known.log_weight + evidence.sum(1)
     rows = np.flatnonzero(bound > bound.max() - _NEGLIGIBLE)
@@ -266,21 +266,41 @@ def _directions(tiles: prior.Tiles, at: Array) -> Array:
 
 
 def _evidence(problem: _Problem, tiles: prior.Tiles, correlation: Array, mean: Array, variance: Array) -> Array:
-    """ln of the normal evidence (M, T, Q) of sites (M, K) under each size of departure and each tile."""
+    """ln of the normal evidence (M, T, Q) of sites (M, K) under each size of departure and each tile.
+
+    With A = departure + sites, H = (form, ways) of a tile: every inner product H'A⁻¹H at once, as one matrix product.
+    """
     at, count = problem.at, len(problem.sizes)
-    prior_part = prior.DEPARTURES[:, None, None] ** 2 * correlation[np.ix_(at, at)]
-    covariance = prior_part + variance[:, None, None, :] * np.eye(count)
-    root = np.linalg.cholesky(covariance)
-    inverse = np.linalg.inv(root)
-    off = mean[:, None] - problem.centre - tiles.form[None][:, :, at]
-    ways = _directions(tiles, at)
-    white = np.einsum("mtij,mqj->mtqi", inverse, off, optimize=True)
-    moved = np.einsum("mtij,qjp->mtqip", inverse, ways, optimize=True)
-    inner = np.einsum("mtqip,mtqir->mtqpr", moved, moved, optimize=True) + np.eye(3)
-    along = np.einsum("mtqip,mtqi->mtqp", moved, white, optimize=True)
-    gained = (along * np.linalg.solve(inner, along[..., None])[..., 0]).sum(-1)
-    volume = 2 * np.log(np.einsum("mtii->mti", root)).sum(-1)[..., None] + np.linalg.slogdet(inner)[1]
-    return -0.5 * ((white**2).sum(-1) - gained + volume)
+    departure = prior.DEPARTURES[:, None, None] ** 2 * correlation[np.ix_(at, at)]
+    root = np.linalg.cholesky(departure + variance[:, None, None, :] * np.eye(count))
+    half = np.linalg.inv(root)
+    inverse = np.swapaxes(half, -1, -2) @ half  # (M, T, K, K)
+    shape = inverse.shape[:2]
+    held = np.concatenate([tiles.form[:, at, None], _directions(tiles, at)], -1)  # (Q, K, 4)
+    pairs = np.einsum("qka,qlb->klqab", held, held).reshape(count * count, -1)
+    inner = (inverse.reshape(-1, count * count) @ pairs).reshape(*shape, len(held), 4, 4)
+    site = mean - problem.centre
+    pulled = np.einsum("mtkl,ml->mtk", inverse, site)
+    with_site = (pulled.reshape(-1, count) @ held.transpose(1, 0, 2).reshape(count, -1)).reshape(*shape, len(held), 4)
+    own = np.einsum("mtk,mk->mt", pulled, site)[..., None]
+    off = own - 2 * with_site[..., 0] + inner[..., 0, 0]
+    along = with_site[..., 1:] - inner[..., 0, 1:]
+    gained, volume = _three(inner[..., 1:, 1:] + np.eye(3), along)
+    volume = volume + 2 * np.log(np.einsum("mtkk->mtk", root)).sum(-1)[..., None]
+    return -0.5 * (off - gained + volume)
+
+
+def _three(matrix: Array, vector: Array) -> tuple[Array, Array]:
+    """v'M⁻¹v and ln|M| of positive definite 3 × 3 matrices (…, 3, 3), by Cholesky's method written out."""
+    a = np.sqrt(matrix[..., 0, 0])
+    b, c = matrix[..., 1, 0] / a, matrix[..., 2, 0] / a
+    d = np.sqrt(matrix[..., 1, 1] - b * b)
+    e = (matrix[..., 2, 1] - b * c) / d
+    f = np.sqrt(matrix[..., 2, 2] - c * c - e * e)
+    x = vector[..., 0] / a
+    y = (vector[..., 1] - b * x) / d
+    z = (vector[..., 2] - c * x - e * y) / f
+    return x * x + y * y + z * z, 2 * (np.log(a) + np.log(d) + np.log(f))
 
 
 @lru_cache(maxsize=16)
@@ -288,8 +308,8 @@ def _normals(round_: int, width: int) -> Array:
     return np.random.default_rng([round_, width]).standard_normal((DRAWS, width))
 
 
-def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, Array, Array, Array]:
-    """One round of draws: ln N (S, G), the spread (S, K), its tails (S,), and the logarithm of weights (S,)."""
+def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, Array, Array]:
+    """One round of draws: ln N (S, G), which spread (S,), and the logarithm of weights (S,)."""
     at, count, points = problem.at, len(problem.sizes), len(problem.x)
     way, spread, size, tile = _chosen(proposal.log_z, round_)
     mean, variance = proposal.mean[way, spread], proposal.variance[way, spread]
@@ -308,7 +328,7 @@ def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, 
     sigma, tails = proposal.sigma[spread], proposal.spreads.tails[spread]
     median = curve[:, at]
     told = _log_likelihood(problem, median, sigma, tails)
-    return curve, sigma, tails, told - _log_sites(problem, proposal, median, spread)
+    return curve, spread, told - _log_sites(problem, proposal, median, spread)
 
 
 def _chosen(log_z: Array, round_: int) -> tuple[Array, Array, Array, Array]:

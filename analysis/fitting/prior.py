@@ -36,8 +36,9 @@ _FORMS = {"hyperbola": 0.33, "two_term": 0.12, "power_law": 0.55}
 
 @dataclass(frozen=True)
 class Spreads:
-    """Combinations (M,) of how runs scatter: sigma in the middle of the sweep, its growth per octave, tails."""
+    """Combinations (M,) of how runs scatter: sigma at ln b = middle, its growth per octave towards small b, tails."""
 
+    middle: float
     sigma: Array
     growth: Array
     tails: Array
@@ -45,14 +46,14 @@ class Spreads:
 
     def at(self, x: Array) -> Array:
         """The spread of ln N (M, K) at x = ln b (K,)."""
-        octaves = (0.5 * (x[0] + x[-1]) - x) / OCTAVE
+        octaves = (self.middle - x) / OCTAVE
         return self.sigma[:, None] * 2.0 ** (self.growth[:, None] * octaves[None])
 
     def kept(self, rows: Array) -> Spreads:
-        return Spreads(self.sigma[rows], self.growth[rows], self.tails[rows], self.log_weight[rows])
+        return Spreads(self.middle, self.sigma[rows], self.growth[rows], self.tails[rows], self.log_weight[rows])
 
 
-def spreads() -> Spreads:
+def spreads(middle: float) -> Spreads:
     """Every combination with its prior weight."""
     sigma, growth, tails = (
         each.ravel() for each in np.meshgrid(SIGMAS, GROWTHS, [kind for kind, _ in _TAILS], indexing="ij")
@@ -60,7 +61,7 @@ def spreads() -> Spreads:
     weight = -0.5 * ((np.log(sigma) - _LOG_SIGMA) / _LOG_SIGMA_SPREAD) ** 2
     weight = weight + np.log(_GROWTH_WEIGHTS)[np.searchsorted(GROWTHS, growth)]
     weight = weight + np.log([share for _, share in _TAILS])[tails.astype(int)]
-    return Spreads(sigma, growth, tails, weight)
+    return Spreads(middle, sigma, growth, tails, weight)
 
 
 def departure(x: Array, y: Array) -> Array:
