@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -30,12 +30,12 @@ from analysis.posterior import Posterior, imagined, posterior, worth
 class Options:
     """What is asked of a sweep.
 
-    sizes: candidate batch sizes, rising. most_steps: of any run. seeds: the most at one batch size.
+    sizes: candidate batch sizes, rising. most_steps: of a run at each of them. seeds: the most at one batch size.
     width_octaves: how wide the 95 % interval of b* may be, log2 of its ends' ratio.
     """
 
     sizes: tuple[int, ...]
-    most_steps: int
+    most_steps: Mapping[int, int]
     seeds: int
     width_octaves: float = 1.0
 
@@ -130,7 +130,7 @@ def propose(
     if state(seen, options).decided or _outside(seen, options):
         return []
     chosen = [] if seen or pending or not count else [_first(options)]
-    known = posterior(_observations(seen), options.sizes[0], options.sizes[-1], options.most_steps)
+    known = posterior(_observations(seen), options.sizes[0], options.sizes[-1], max(options.most_steps.values()))
     alone: float | None = None
     while len(chosen) < count:
         at_work = [*pending, *(Pending(p.batch_size, p.seed, p.until) for p in chosen)]
@@ -145,7 +145,7 @@ def propose(
 
 def _first(options: Options) -> Proposal:
     middle = options.sizes[(len(options.sizes) - 1) // 2]
-    until = math.ceil(options.most_steps * FIRST)
+    until = math.ceil(options.most_steps[middle] * FIRST)
     return Proposal(middle, 0, until, f"nothing is known yet, and b = {middle} lies in the middle")
 
 
@@ -179,7 +179,7 @@ def _outside(seen: Sequence[Seen], options: Options) -> str:
         return f"b* lies below the smallest batch size, {first}: allow smaller ones"
     if (low is not None and low >= last) or (centre is not None and centre > last):
         return f"b* lies above the largest batch size, {last}: allow larger ones"
-    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps]
+    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps[last]]
     if len(spent) >= ENOUGH and not any(run.outcome == "reached" for run in seen):
         return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or more steps"
     return ""
@@ -240,7 +240,7 @@ def _candidates(
         if lacking:
             why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
         for seed in _seeds(b, started, at_work, options):
-            rate, nats, until = worth(known, weights, b, _done(started, b, seed), options.most_steps)
+            rate, nats, until = worth(known, weights, b, _done(started, b, seed), options.most_steps[b])
             if lacking or nats >= LEAST:
                 found.append((rate / step_cost(b), Proposal(b, seed, until, why)))
     return found
@@ -257,4 +257,4 @@ def _seeds(b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int,
     if not any(run.outcome == "reached" for run in started.values()) and any(size == b for size, _ in at_work):
         return []  # one run at a batch size says enough while it isn't known where any arrives
     runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
-    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps]
+    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps[b]]
