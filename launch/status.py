@@ -176,7 +176,7 @@ def _abandoned(run: Run, result: Result | None) -> bool:
 
 
 def _rests(run: Run, result: Result | None) -> bool:
-    """Whether a run's record ends with a grant of an adaptive sweep: short of its target, or of evaluations after it."""
+    """Whether a record ends with an adaptive sweep's grant: short of the target, or of evaluations after it."""
     outcome = result and result.outcomes.get(run.config.target.hardest)
     return _abandoned(run, result) or isinstance(outcome, Reached)
 
