@@ -34,7 +34,7 @@ CURVES = {
     "dcgan-adam": (("model=dcgan", "optimizer=adam"), 60_000, 250_000),
     "dcgan-rmsprop": (("model=dcgan", "optimizer=rmsprop"), 40_000, 250_000),
     "dcgan-adabelief": (("model=dcgan", "optimizer=adabelief"), 70_000, 250_000),
-    "wgan_gp-adam": (("model=wgan_gp", "optimizer=adam"), 60_000, 250_000),
+    "wgan_gp-adam": (("model=wgan_gp", "optimizer=adam"), 90_000, 250_000),
 }
 # In an order in which a part of them tells most of the curve.
 SIZES = (8, 2, 32, 4, 128, 16, 64, 1, 6, 12, 3, 24)
