@@ -248,6 +248,36 @@ def test_records_say_what_was_abandoned(trials: Any) -> None:
     assert curve.frame["outcome"].tolist() == ["censored", "reached", "diverged"]
 
 
+def test_a_run_that_reached_its_target_is_done_whatever_it_owes_after_its_crossing(trials: Any) -> None:
+    """Its grant ended at the crossing: the sweep neither proposes it nor waits for it, even while a grid goes on."""
+    configs = trials("target.evaluations_after=2")
+    (config,) = (one for one in configs if one.batch_size.initial == 8)
+    cadence = config.cadence
+    last = cadence.last(1000)
+    run = run_of(config, 0)
+    record(run, Reached(cadence.last(last - 1), last))
+    assert run.finished() is None  # a grid takes the two evaluations
+    assert replace(run, config=config.granted(last)).finished() is not None
+    claim = Claim.acquire(run.folder.claims_path)
+    found = adaptive(configs)
+    assert [(one.batch_size, one.outcome) for one in found.searches[0].known.seen] == [(8, "reached")]
+    assert not found.searches[0].known.pending
+    assert run.id not in [one.id for one in found.next(4)]
+    claim.release()
+    assert status(config.study_dir).counts["finished"] == 1
+
+
+def test_each_batch_size_has_its_own_budget_in_steps(trials: Any) -> None:
+    """250,000 gradients are 125,000 steps at 2 and 1,953 at 128; no run is granted more."""
+    found = adaptive(trials("target.budget_steps=null", "target.budget_gradients=250000"))
+    (search,) = found.searches
+    for b, most in search.options.most_steps.items():
+        assert 250_000 / b / 1.06 <= most <= 250_000 / b
+    done = work_off(found)
+    assert all(until * int(name.split()[0].removeprefix("b=")) <= 250_000 for name, _, until in done)
+    assert found.decided
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
