@@ -148,7 +148,7 @@ def grid(truth: Truth, seeds: int, workers: int) -> tuple[list[Seen], Spent]:
 def measure(scenario: Scenario, number: int) -> dict[str, Any]:
     """One truth: the adaptive sweep, where it would have stopped on width alone, and the grid of equal width."""
     truth = drawn(number)
-    options = Options(SIZES, truth.most_steps, SEEDS, scenario.width)
+    options = Options(SIZES, dict.fromkeys(SIZES, truth.most_steps), SEEDS, scenario.width)
     step_cost = truth.step_time if scenario.unit == "device" else float
 
     def told(seen: Sequence[Seen], spent: Spent) -> dict[str, Any]:

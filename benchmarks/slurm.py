@@ -31,8 +31,15 @@ def _swept(cluster: Cluster, folder: Path, pack: str) -> float:
     """Seconds from a sweep's command to its last run's end: 16 runs of 20 steps, four of a node's cores in use."""
     folder.mkdir()
     started = time.perf_counter()
-    sweep = ("batch_size=4,8,...,32", "seeds=4", "target.budget_steps=20", "hydra.launcher.array_parallelism=2")
-    _given(cluster, folder, *sweep, f"hydra.launcher.pack={pack}", "hydra.launcher.wait=false")
+    sweep = ("batch_size=4,8,...,32", "seeds=4", "target.budget_steps=20", "target.first_gradients=80")
+    _given(
+        cluster,
+        folder,
+        *sweep,
+        "hydra.launcher.array_parallelism=2",
+        f"hydra.launcher.pack={pack}",
+        "hydra.launcher.wait=false",
+    )
     while cluster.queue():
         time.sleep(0.1)
     return time.perf_counter() - started

@@ -15,14 +15,21 @@ from cbs.machine import settle_numerics
 _SIZES = (2, 4, 8, 16, 32)
 _WIDTHS = (4, 8, 16)
 _PAIRS = 2
-# Of the default cadence, 300 steps and then 5 % more each time: 40 evaluations in so many steps.
+# With an evaluation every 50 steps: 40 in so many.
 _STEPS = 2000
 
 
 def seconds(b: int, data: str, seeds: int, together: bool) -> float:
     """Wall-clock seconds of these runs from nothing to their records, evaluations and checkpoints included."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = (f"target.budget_steps={_STEPS}", "target.thresholds=[0.001]", "device=cpu", f"stack={seeds}")
+        asked = (
+            f"target.budget_steps={_STEPS}",
+            "target.budget_gradients=null",
+            "target.every_steps=50",
+            "target.thresholds=[0.001]",
+            "device=cpu",
+            f"stack={seeds}",
+        )
         here = config(f"batch_size={b}", *asked, f"paths.data={data}", f"paths.results={folder}")
         started = time.perf_counter()
         if together:

@@ -15,7 +15,7 @@ from cbs.branch_state import begun
 from cbs.claim import Claim
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, reach, train
 from cbs.machine import onednn, tf32
-from cbs.outcome import Outcome
+from cbs.outcome import Outcome, Reached
 from cbs.parallel import Led, Team
 from cbs.record import Result, RunFolder
 from cbs.recording import Ground, Interrupted, Recording, Report, on_device, room
@@ -73,11 +73,20 @@ class Attempt(Recording):
             outcomes = self._train(goal, progress)
         except Unrepeatable:
             # A threshold easier than one that was already passed: the same run again, asked for both at once.
-            if known is not None:
-                last_step = max(request.last_step, known.last_step)  # else a shorter budget would undo an outcome
-                goal = self.goal(Request(tuple({*request.thresholds, *known.outcomes}), last_step, request.reason))
-            return self._again(goal, known)
+            return self._again(self.goal(request if known is None else self._both(request, known)), known)
         return self._close(outcomes, progress, known)
+
+    def _both(self, request: Request, known: Result) -> Request:
+        """What is asked and what is on record, so that training again from the start takes nothing off the record."""
+        thresholds = tuple(self.config.target.direction.ordered([*request.thresholds, *known.outcomes]))
+        last = known.outcomes.get(thresholds[-1])
+        after = request.cadence.count(last.first_below, known.last_step) if isinstance(last, Reached) else 0
+        return replace(
+            request,
+            thresholds=thresholds,
+            last_step=max(request.last_step, known.last_step),
+            evaluations_after=max(request.evaluations_after, after),
+        )
 
     def reach(self, step: int) -> dict[str, Any]:
         """Train to exactly this step, whatever is reached before; save and return the run's state there."""

@@ -71,11 +71,11 @@ def check_branch(config: Config, images: int) -> None:
             f"branch_from.batch_size is {branch.batch_size}: {config.dataset.name} has {images} images, and a batch "
             "takes each at most once."
         )
-    last = config.cadence.last(config.target.budget_steps)
+    last = config.cadence.last(config.budget)
     if step >= last:
         raise InputError(
-            f"branch_from shares {step} steps: the last evaluation within target.budget_steps, "
-            f"{config.target.budget_steps}, is at step {last} and must come after them."
+            f"branch_from shares {step} steps: the last evaluation within the budget of {config.budget} steps is at "
+            f"step {last} and must come after them."
         )
     if isinstance(schedule, Growth):
         # The first step that begins at or after a change's time is the first with the new size.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cbs.parallel import Team
     from cbs.record import Result
-    from cbs.schema import Config, TargetConfig
+    from cbs.schema import Config
 
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -162,14 +162,14 @@ def _lead(config: Config, team: Team) -> int:
         signal.signal(number, asked_to_stop)
     folder, waiting, metric = trial_folder(config), list(range(config.seeds)), config.target.direction
     name = f"b={config.batch_size.label} {config.optimizer.name} seed"
-    printers = {seed: _printer(f"{name} {seed}", config.target) for seed in waiting}
+    printers = {seed: _printer(f"{name} {seed}", config) for seed in waiting}
 
     def report(seed: int, now: Any) -> None:
         if seed in printers:  # a stack may have more members
             printers[seed](now)
 
     def ended(seed: int, result: Result) -> None:
-        if seed in waiting and result.settles(request.thresholds, request.last_step):
+        if seed in waiting and request.settled_by(result):
             waiting.remove(seed)
             print(f"{name} {seed}: {metric.title} {told(result.outcomes, metric)}  [{folder}]")
 
@@ -196,8 +196,8 @@ def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _printer(name: str, target: TargetConfig) -> Any:
-    budget, metric = target.budget_steps, target.direction
+def _printer(name: str, config: Config) -> Any:
+    budget, metric = config.budget, config.target.direction
     seen: list[float | None] = [None]
 
     def report(now: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
 RECIPE = 1
 
 # The fields of a target that say how far to go; none of them changes a trajectory before it stops.
-REQUEST = ("thresholds", "budget_steps", "grant_steps")
+REQUEST = ("thresholds", "evaluations_after", "budget_gradients", "budget_steps", "grant_steps")
 # Nor do metrics on the side.
 REQUEST_OR_EXTRA = (*REQUEST, "extra")
+
+
+# One cadence is in force; the others' settings don't matter.
+OTHER_CADENCES = {
+    "every_steps": {"every_epochs", "first_gradients", "precision"},
+    "every_epochs": {"every_steps", "first_gradients", "precision"},
+    "first_gradients": {"every_steps", "every_epochs"},
+}
 
 
 def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
@@ -30,10 +39,7 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
     batch enter as `division` says, precision and micro-batches as `arithmetic` does.
     """
     target = {k: v for k, v in config["target"].items() if k not in REQUEST_OR_EXTRA}
-    # One cadence is in force; the other's settings don't matter.
-    unused = {"first_steps", "precision"} if target["every_steps"] is not None else {"every_steps"}
-    by_epochs = target.get("every_epochs") is not None
-    unused |= {"every_steps", "first_steps", "precision"} if by_epochs else {"every_epochs"}
+    unused = OTHER_CADENCES[cadence(target)]
     mode = target.get("generator", "eval")
     unused |= set() if mode == "ema" else {"ema_decay", "ema_start_step"}
     unused |= {"generator"} if mode == "eval" else set()
@@ -47,12 +53,24 @@ def identity(config: dict[str, Any], features_digest: str) -> dict[str, Any]:
         **update(config),
         "batch_size": {k: v for k, v in config["batch_size"].items() if k != "label"},
         "target": {k: v for k, v in target.items() if k not in unused},
-        **({"epoch": config["dataset"]["images"]} if by_epochs else {}),
+        **({"epoch": config["dataset"]["images"]} if counts_epochs(config) else {}),
         "features_digest": features_digest,
         **division(config),
         **arithmetic(config),
         **branching(config, features_digest),
     }
+
+
+def cadence(target: Mapping[str, Any]) -> str:
+    """The setting of a target (as a dict) that its cadence goes by."""
+    return next((name for name in ("every_steps", "every_epochs") if target[name] is not None), "first_gradients")
+
+
+def counts_epochs(config: Mapping[str, Any]) -> bool:
+    """Whether the steps at which a config (as a dict) is evaluated depend on how many images an epoch has."""
+    by, branch = cadence(config["target"]), config.get("branch_from")
+    in_epochs = config["batch_size"]["schedule"]["kind"] == "epochs" or (branch and branch["epochs"] is not None)
+    return by == "every_epochs" or bool(by == "first_gradients" and in_epochs)
 
 
 def branching(config: dict[str, Any], features_digest: str) -> dict[str, Any]:

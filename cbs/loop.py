@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from cbs.outcome import BUDGET, METRICS, Censored, Diverged, Evaluation, Measurement, Metric, Outcome, Reached
-from cbs.target import Ask, Cadence, ImageCadence, crossing
+from cbs.target import Ask, Cadence, crossing
 
 # Losses are read back in blocks, so that an accelerator never waits for the host.
 BLOCK = 64
@@ -91,15 +91,17 @@ class Progress:
 class Goal:
     """When a run has arrived: its thresholds, how a crossing is confirmed, its last evaluation and why that is it.
 
-    metric: which side of a threshold is the better one.
+    metric: which side of a threshold is the better one. evaluations_after: how many evaluations follow the crossing of
+    the hardest threshold, up to the last one.
     """
 
     thresholds: tuple[float, ...]
     confirmations: int
-    cadence: Cadence | ImageCadence
+    cadence: Cadence
     last_step: int
     reason: str = BUDGET
     metric: Metric = METRICS["fid"]
+    evaluations_after: int = 0
 
     def outcome(self, progress: Progress, threshold: float) -> Outcome | Ask | None:
         """What is known of one threshold by now; None while the run must go on."""
@@ -111,6 +113,14 @@ class Goal:
         if progress.evaluated_step >= self.last_step:
             return Censored(progress.evaluated_step, self.reason)
         return None
+
+    def goes_on(self, progress: Progress, outcomes: Mapping[float, Outcome]) -> bool:
+        """Whether a run that has every outcome still owes evaluations after its last crossing."""
+        last = outcomes[self.metric.hardest(self.thresholds)]
+        if not isinstance(last, Reached) or progress.diverged_at is not None:
+            return False
+        after = sum(evaluation.step > last.first_below for evaluation in progress.evaluations)
+        return after < self.evaluations_after and progress.evaluated_step < self.last_step
 
 
 Measure = Callable[[int, int], Measurement]
@@ -132,7 +142,7 @@ class Hooks:
 
 
 def train(task: Task, measure: Measure, goal: Goal, progress: Progress, hooks: Hooks) -> dict[float, Outcome]:
-    """Train until every threshold has its outcome; return the outcomes.
+    """Train until every threshold has its outcome, and for goal.evaluations_after more; return the outcomes.
 
     Raises Unrepeatable where a crossing would need networks that are no longer there.
     """
@@ -171,7 +181,7 @@ def settled(measure: Measure, goal: Goal, progress: Progress, hooks: Hooks) -> d
         asked = [o.index for o in outcomes.values() if isinstance(o, Ask)]
         if not asked:
             known = {t: o for t, o in outcomes.items() if isinstance(o, Reached | Censored | Diverged)}
-            return known if len(known) == len(outcomes) else None
+            return known if len(known) == len(outcomes) and not goal.goes_on(progress, known) else None
         _repeat(measure, progress, min(asked), hooks)
 
 

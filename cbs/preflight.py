@@ -46,10 +46,10 @@ def preflight(config: Config) -> Packed:
             f"batch_size is {config.batch_size.largest}: {config.dataset.name} has {packed.count} images, "
             "and a batch takes each at most once."
         )
-    if config.target.every_epochs is not None and config.dataset.images != packed.count:
+    if config.counts_epochs and config.dataset.images != packed.count:
         raise InputError(
             f"dataset.images is {config.dataset.images}: {config.dataset.name} has {packed.count} images here, "
-            "and target.every_epochs counts epochs of them."
+            "and evaluations or the budget count epochs of them."
         )
     check_branch(config, packed.count)
     return packed

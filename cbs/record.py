@@ -81,7 +81,7 @@ class Result:
     """What a run has shown so far: an outcome for every threshold that was ever asked for.
 
     branched_from: key, seed and step of the run that it shares its first steps with. Its trajectory, its seconds and
-    its joules begin with that run's.
+    its joules begin with that run's. diverged_at: the step at which it diverged, if it did, be it after a crossing.
     """
 
     key: str
@@ -97,11 +97,13 @@ class Result:
     energy_joules: float | None = None
     stack: list[dict[str, Any]] = field(default_factory=list)
     branched_from: dict[str, Any] | None = None
+    diverged_at: int | None = None
     schema: int = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:
         rows = [outcome.to_dict(t, o) for t, o in sorted(self.outcomes.items(), reverse=True)]
-        kept = {name: value for name, value in vars(self).items() if name not in ("stack", "branched_from") or value}
+        optional = ("stack", "branched_from", "diverged_at")
+        kept = {name: value for name, value in vars(self).items() if name not in optional or value}
         return {**kept, "outcomes": rows}
 
     @classmethod

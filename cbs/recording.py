@@ -111,6 +111,7 @@ class Recording:
             request.last_step,
             request.reason,
             target.direction,
+            request.evaluations_after,
         )
 
     def _measure(self, progress: Progress, step: int, repeat: int) -> Measurement:
@@ -180,6 +181,7 @@ class Recording:
             energy_joules=progress.energy_joules,
             stack=self.stack or (known.stack if known else []),
             branched_from=self.branched_from,
+            diverged_at=progress.diverged_at,
         )
         write_json(self.folder.result_path, result.to_dict())
         self.logger.finish(progress.evaluations, result.outcomes)

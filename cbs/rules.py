@@ -71,9 +71,10 @@ def check(config: Config) -> None:
     _check_update(config)
     _check_parallel(config)
     _check_target(config.target)
-    _check_budget(config)
     if config.parent is not None:
         _check_branch(config, config.branch_from, config.parent)
+    _check_cadence(config)
+    _check_budget(config)
     _check_logger(config.logger)
 
 
@@ -94,11 +95,8 @@ def _check_branch(config: Config, branch: BranchConfig | None, parent: Config) -
         )
     if branch.epochs is not None:
         _above("branch_from.epochs", branch.epochs, 0)
-    if branch.step is not None and not 1 <= branch.step < config.target.budget_steps:
-        raise InputError(
-            f"branch_from.step is {branch.step}: it must be at least 1 and below target.budget_steps, "
-            f"{config.target.budget_steps}."
-        )
+    if branch.step is not None:
+        at_least("branch_from.step", branch.step, 1)
 
 
 def _check_parallel(config: Config) -> None:
@@ -209,17 +207,20 @@ def _check_target(target: TargetConfig) -> None:
     for threshold in target.thresholds:
         _above("target.thresholds", threshold, 0)
     at_least("target.samples", target.samples, 2)
-    at_least("target.first_steps", target.first_steps, 1)
+    at_least("target.first_gradients", target.first_gradients, 1)
     _above("target.precision", target.precision, 0)
     at_least("target.confirmations", target.confirmations, 0)
+    at_least("target.evaluations_after", target.evaluations_after, 0)
     if target.every_steps is not None:
         at_least("target.every_steps", target.every_steps, 1)
     if target.every_epochs is not None:
         _above("target.every_epochs", target.every_epochs, 0)
 
 
-def _check_budget(config: Config) -> None:
+def _check_cadence(config: Config) -> None:
     target, images = config.target, config.dataset.images
+    if target.budget_gradients is None and target.budget_steps is None:
+        raise InputError("target.budget_gradients and target.budget_steps are null: at least one must be given.")
     if images is not None:
         at_least("dataset.images", images, 1)
     if target.every_epochs is not None and target.every_steps is not None:
@@ -227,22 +228,39 @@ def _check_budget(config: Config) -> None:
             f"target.every_epochs is {target.every_epochs:g} and target.every_steps {target.every_steps}: "
             "one of them must be null."
         )
-    if target.every_epochs is not None and images is None:
-        raise InputError("dataset.images is null: target.every_epochs needs the number of images in an epoch.")
-    if target.every_epochs is not None and isinstance(config.batch_size.schedule, Stall):
+    if isinstance(config.batch_size.schedule, Stall) and (
+        target.every_steps is None or target.budget_gradients is not None
+    ):
         raise InputError(
-            f"target.every_epochs is {target.every_epochs:g}: runs whose batch size changes when the metric stalls "
-            "are evaluated by steps; set target.every_steps instead."
+            f"batch_size is {config.batch_size.label}: gradients that depend on when the metric stalls can't be "
+            "counted beforehand; give target.every_steps and target.budget_steps, with target.budget_gradients=null."
         )
-    first = config.cadence.following(0)
-    if target.budget_steps < first:
+    if config.counts_epochs and images is None:
         raise InputError(
-            f"target.budget_steps is {target.budget_steps}: it must reach the first evaluation, at step {first}."
+            "dataset.images is null: evaluations or a budget that count epochs need the number of images in one."
         )
-    if target.grant_steps is not None and not first <= target.grant_steps <= target.budget_steps:
+
+
+def _check_budget(config: Config) -> None:
+    target = config.target
+    for name in ("budget_gradients", "budget_steps"):
+        if getattr(target, name) is not None:
+            at_least(f"target.{name}", getattr(target, name), 1)
+    first, budget = config.cadence.following(0), config.budget
+    if budget < first:
+        name = "budget_steps" if budget == target.budget_steps else "budget_gradients"
+        enough = first if name == "budget_steps" else config.gradients(first)
+        raise InputError(
+            f"target.{name} is {getattr(target, name)}: it must be at least {enough}, to reach the first evaluation, "
+            f"at step {first}."
+        )
+    branch = config.branch_from
+    if branch is not None and branch.step is not None and branch.step >= budget:
+        raise InputError(f"branch_from.step is {branch.step}: it must be below the budget, {budget} steps.")
+    if target.grant_steps is not None and not first <= target.grant_steps <= budget:
         raise InputError(
             f"target.grant_steps is {target.grant_steps}: it must be null, or from the first evaluation, at step "
-            f"{first}, to target.budget_steps, {target.budget_steps}."
+            f"{first}, to the budget, {budget} steps."
         )
 
 

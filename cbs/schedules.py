@@ -173,37 +173,43 @@ class Pace:
         return self._phases[bisect_right(self._schedule.at, passed)]
 
 
-def consumption(
-    size: BatchSizeConfig, images: int, batches: int, shared: tuple[int, int] | None = None
+def spending(
+    size: BatchSizeConfig, images: int | None, batches: int, shared: tuple[int, int] | None = None
 ) -> Callable[[int], int]:
-    """step -> real images consumed by its end, where batch sizes don't wait for a metric.
+    """step → gradients spent by its end, where batch sizes don't wait for a metric: the sum of the steps' batch sizes.
 
-    images: in the data set. batches: drawn in a step. shared: how many steps are another run's, and its batch size.
+    At a constant batch size that is b·step, the N·b of the paper. Times `batches` it is the real images consumed.
+    images: in the data set; epochs are counted in them. batches: drawn in a step. shared: how many steps are another
+    run's, and its batch size.
     """
     phases = [(0, 0, size.initial if shared is None else shared[1])]
 
     def change(step: int, b: int) -> None:
-        phases.append((step, _consumed(phases, batches, step), b))
+        phases.append((step, _spent(phases, step), b))
 
     if isinstance(size.schedule, Growth):
         for at, b in zip(size.schedule.at, size.schedule.sizes, strict=True):
-            change(int(at) if size.schedule.kind == "steps" else _first(phases, batches, at, images), b)
+            if size.schedule.kind == "steps":
+                change(int(at), b)
+            else:
+                assert images is not None
+                change(_first(phases, at, images, batches), b)
     elif shared is not None:
         change(shared[0], size.initial)
-    return partial(_consumed, phases, batches)
+    return partial(_spent, phases)
 
 
-def _consumed(phases: Sequence[tuple[int, int, int]], batches: int, step: int) -> int:
+def _spent(phases: Sequence[tuple[int, int, int]], step: int) -> int:
     start, before, b = phases[bisect_right(phases, step, key=lambda phase: phase[0]) - 1]
-    return before + (step - start) * b * batches
+    return before + (step - start) * b
 
 
-def _first(phases: Sequence[tuple[int, int, int]], batches: int, at: float, images: int) -> int:
+def _first(phases: Sequence[tuple[int, int, int]], at: float, images: int, batches: int) -> int:
     """The first step of the last phase that begins at or after so many epochs, compared as `Pace` does."""
     start, before, b = phases[-1]
-    step = start + max(0, math.ceil((at * images - before) / (b * batches)))
-    while _consumed(phases, batches, step) / images < at:
+    step = start + max(0, math.ceil((at * images / batches - before) / b))
+    while _spent(phases, step) * batches / images < at:
         step += 1
-    while step > start and _consumed(phases, batches, step - 1) / images >= at:
+    while step > start and _spent(phases, step - 1) * batches / images >= at:
         step -= 1
     return step

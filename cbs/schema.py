@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,10 @@ from cbs.options import (
     SAGANConfig,
     UpdateConfig,
 )
-from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric
-from cbs.schedules import BatchSizeConfig, consumption
-from cbs.target import Cadence, ImageCadence
+from cbs.outcome import ABANDONED, BUDGET, METRICS, Metric, Reached
+from cbs.record import Result
+from cbs.schedules import BatchSizeConfig, Growth, spending
+from cbs.target import Cadence, Even, Geometric, first_step
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class BranchConfig:
         """What the shared state is called in the parent's folder."""
         return f"step-{self.step}" if self.step is not None else f"epochs-{self.epochs!r}"
 
-    def steps(self, images: int, batches: int) -> int:
+    def steps(self, images: int | None, batches: int) -> int:
         """How many steps are shared, with so many images in the data set and batches in a step."""
         if self.step is not None:
             return self.step
         assert self.epochs is not None
+        assert images is not None
         return math.ceil(Fraction(str(self.epochs)) * images / (self.batch_size * batches))  # as it is written
 
 
@@ -81,12 +84,14 @@ class TargetConfig:
     thresholds: list[float]
     samples: int
     every_steps: int | None
-    first_steps: int
+    every_epochs: float | None
+    first_gradients: int
     precision: float
     confirmations: int
-    budget_steps: int
+    evaluations_after: int
+    budget_gradients: int | None
+    budget_steps: int | None
     grant_steps: int | None
-    every_epochs: float | None = None
 
     @property
     def direction(self) -> Metric:
@@ -97,11 +102,6 @@ class TargetConfig:
     def hardest(self) -> float:
         """The threshold that is passed last: a run goes on to it."""
         return self.direction.hardest(self.thresholds)
-
-    @property
-    def asked_steps(self) -> int:
-        """How far a run may go: to its budget, or so far as it was granted."""
-        return self.budget_steps if self.grant_steps is None else self.grant_steps
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,47 @@ class Config:
         return 2 if getattr(self.update, "extrapolation", None) == "fresh" else self.model.critic_steps
 
     @property
-    def cadence(self) -> Cadence | ImageCadence:
+    def counts_epochs(self) -> bool:
+        """Whether its evaluations or its budget depend on how many images an epoch has."""
+        target, schedule, branch = self.target, self.batch_size.schedule, self.branch_from
+        if target.every_epochs is not None:
+            return True
+        grows = isinstance(schedule, Growth) and schedule.kind == "epochs"
+        parts = branch is not None and branch.epochs is not None
+        return (grows or parts) and (target.every_steps is None or target.budget_gradients is not None)
+
+    @property
+    def gradients(self) -> Callable[[int], int]:
+        """step → gradients spent by its end, the sum of the steps' batch sizes: N·b where b is constant."""
+        branch, images, batches = self.branch_from, self.dataset.images, self.batches_per_step
+        shared = None if branch is None else (branch.steps(images, batches), branch.batch_size)
+        return spending(self.batch_size, images, batches, shared)
+
+    @property
+    def cadence(self) -> Cadence:
         """When its runs are evaluated."""
         target, images = self.target, self.dataset.images
-        if target.every_epochs is None or images is None:
-            return Cadence(target.every_steps, target.first_steps, target.precision)
-        branch, batches = self.branch_from, self.batches_per_step
-        shared = None if branch is None else (branch.steps(images, batches), branch.batch_size)
-        return ImageCadence.of(target.every_epochs, images, consumption(self.batch_size, images, batches, shared))
+        if target.every_steps is not None:
+            return Cadence(Even(target.every_steps), int)
+        if target.every_epochs is not None:
+            assert images is not None
+            every = Fraction(str(target.every_epochs)) * images  # as it is written: 6.4 epochs of 50,000 are 320,000
+            return Cadence(Even(every / self.batches_per_step), self.gradients)
+        return Cadence(Geometric(target.first_gradients, target.precision), self.gradients)
+
+    @property
+    def budget(self) -> int:
+        """The steps that its budget has: target.budget_steps or target.budget_gradients, whichever ends first."""
+        target = self.target
+        steps = [] if target.budget_steps is None else [target.budget_steps]
+        if target.budget_gradients is not None:
+            steps.append(first_step(self.gradients, target.budget_gradients + 1) - 1)
+        return min(steps)
+
+    @property
+    def asked_steps(self) -> int:
+        """How far a run may go: to its budget, or so far as it was granted."""
+        return self.budget if self.target.grant_steps is None else self.target.grant_steps
 
     @property
     def study_dir(self) -> Path:
@@ -201,7 +234,6 @@ ADDED_TO_GROUPS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.9999,
         "ema_start_step": 0,
         "grant_steps": None,
-        "every_epochs": None,
     },
 }
 
@@ -232,16 +264,35 @@ class Request:
 
     last_step: the last evaluation within the budget, or within the grant. A run that is short of a threshold there
     is censored there, for `reason`: its budget, or "abandoned" where more of the budget may be granted.
+    evaluations_after: how many evaluations of `cadence` follow the crossing of the hardest threshold, up to last_step.
     """
 
     thresholds: tuple[float, ...]
     last_step: int
-    reason: str = BUDGET
+    reason: str
+    evaluations_after: int
+    cadence: Cadence = field(compare=False)
 
     @classmethod
     def of(cls, config: Config) -> Request:
         target, cadence = config.target, config.cadence
         thresholds = tuple(target.direction.ordered(target.thresholds))
-        last_step = cadence.last(target.asked_steps)
-        whole = last_step == cadence.last(target.budget_steps)
-        return cls(thresholds, last_step, BUDGET if whole else ABANDONED)
+        last_step = cadence.last(config.asked_steps)
+        whole = last_step == cadence.last(config.budget)
+        return cls(thresholds, last_step, BUDGET if whole else ABANDONED, target.evaluations_after, cadence)
+
+    def end(self, reached: int) -> int:
+        """The last evaluation of a run that has crossed its hardest threshold at this step."""
+        step = reached
+        for _ in range(self.evaluations_after):
+            step = self.cadence.following(step)
+        return max(reached, min(step, self.last_step))
+
+    def settled_by(self, result: Result | None) -> bool:
+        """Whether a record answers every threshold, and goes on after the hardest as far as asked."""
+        if result is None or not result.settles(self.thresholds, self.last_step):
+            return False
+        outcome = result.outcomes[self.thresholds[-1]]
+        if not isinstance(outcome, Reached) or result.diverged_at is not None:
+            return True
+        return result.last_step >= self.end(outcome.first_below)

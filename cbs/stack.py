@@ -19,6 +19,7 @@ from typing import Any
 from cbs.options import DCGANConfig
 from cbs.record import SCHEMA, RecordError, RunFolder, write_atomic, write_json
 from cbs.schema import Config, Request
+from cbs.target import Cadence
 
 
 def stackable(config: Config) -> bool:
@@ -37,7 +38,7 @@ def entry_step(folder: RunFolder, request: Request) -> int | None:
         return None
     result = folder.result()
     if result is not None:
-        open_ended = not result.settles(request.thresholds, request.last_step)
+        open_ended = not request.settled_by(result)
         return result.last_step if open_ended and set(request.thresholds) <= set(result.outcomes) else None
     return 0 if not folder.checkpoint_path.exists() else None
 
@@ -88,7 +89,12 @@ class StackFolder:
 
     def form(self, step: int, members: Sequence[int], request: Request, alone_seconds: float | None) -> None:
         """Begin the journal. alone_seconds: a step's of one run by itself here, where that was measured."""
-        asked = {"thresholds": list(request.thresholds), "last_step": request.last_step, "reason": request.reason}
+        asked = {
+            "thresholds": list(request.thresholds),
+            "last_step": request.last_step,
+            "reason": request.reason,
+            "evaluations_after": request.evaluations_after,
+        }
         self._write(
             [{"step": step, "members": list(members), "width": len(members), **asked, "alone_seconds": alone_seconds}]
         )
@@ -102,10 +108,11 @@ class StackFolder:
         lines = "".join(json.dumps({"schema": SCHEMA, **entry}) + "\n" for entry in entries)
         write_atomic(self.journal_path, lines.encode())
 
-    def request(self) -> Request:
-        """What was asked of its runs when it was formed."""
+    def request(self, cadence: Cadence) -> Request:
+        """What was asked of its runs when it was formed. cadence: theirs."""
         first = self.journal()[0]
-        return Request(tuple(first["thresholds"]), first["last_step"], first["reason"])
+        thresholds, after = tuple(first["thresholds"]), first["evaluations_after"]
+        return Request(thresholds, first["last_step"], first["reason"], after, cadence)
 
     def left(self, step: int) -> set[int]:
         """Who left at this step, by the journal."""

@@ -116,7 +116,7 @@ class StackAttempt:
                 member.folder.stack_path.unlink(missing_ok=True)
                 self._dismiss(member)
         for member in self.members:
-            member.start(states[member.seed], folder.request())
+            member.start(states[member.seed], folder.request(self.config.cadence))
 
     def _claim(self, folders: Sequence[RunFolder]) -> None:
         for folder in sorted(folders, key=lambda one: one.seed):

@@ -2,82 +2,91 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from typing import Protocol
 
 from cbs.outcome import METRICS, Evaluation, Metric, Reached
 
 
+class Marks(Protocol):
+    """Rising amounts at which evaluations are due."""
+
+    def after(self, amount: int) -> Fraction | int:
+        """The first mark above an amount."""
+        ...
+
+    def upto(self, amount: int) -> Fraction | int:
+        """The last mark at or below an amount; 0 if there is none."""
+        ...
+
+
 @dataclass(frozen=True)
-class Cadence:
-    """The steps at which a run is evaluated.
+class Even:
+    """A mark at every multiple of a distance."""
 
-    every_steps: a fixed distance; None: geometric from `first_steps`, each evaluation a fraction
-    `precision` after the one before, so that N is known to the same relative precision at every b.
-    """
+    every: Fraction | int
 
-    every_steps: int | None
-    first_steps: int
+    def after(self, amount: int) -> Fraction | int:
+        return (amount // self.every + 1) * self.every
+
+    def upto(self, amount: int) -> Fraction | int:
+        return amount // self.every * self.every
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """From `first` on, each mark a fraction `precision` after the one before (and at least 1)."""
+
+    first: int
     precision: float
 
-    def _geometric(self) -> Iterator[int]:
-        """Every evaluation of the geometric cadence, without end."""
-        at = self.first_steps
-        while True:
-            yield at
-            at = max(at + 1, math.floor(at * (1 + self.precision)))
+    def after(self, amount: int) -> int:
+        marks = self._beyond(amount)
+        return marks[bisect_right(marks, amount)]
 
-    def following(self, step: int) -> int:
-        """The first evaluation after `step`."""
-        if self.every_steps is not None:
-            return (step // self.every_steps + 1) * self.every_steps
-        return next(at for at in self._geometric() if at > step)
+    def upto(self, amount: int) -> int:
+        marks = self._beyond(amount)
+        below = bisect_right(marks, amount)
+        return marks[below - 1] if below else 0
 
-    def last(self, budget_steps: int) -> int:
-        """The last evaluation within a budget; 0 if there is none."""
-        if self.every_steps is not None:
-            return budget_steps // self.every_steps * self.every_steps
-        last = 0
-        for at in itertools.takewhile(lambda at: at <= budget_steps, self._geometric()):
-            last = at
-        return last
+    def _beyond(self, amount: int) -> list[int]:
+        """The marks, up to one above an amount at least."""
+        marks = _marks(self.first, self.precision)
+        while marks[-1] <= amount:
+            marks.append(max(marks[-1] + 1, math.floor(marks[-1] * (1 + self.precision))))
+        return marks
 
-    def count(self, step: int, until: int) -> int:
-        """How many evaluations there are after `step`, up to `until`."""
-        if self.every_steps is not None:
-            return max(0, until // self.every_steps - step // self.every_steps)
-        return sum(at > step for at in itertools.takewhile(lambda at: at <= until, self._geometric()))
+
+@cache
+def _marks(first: int, precision: float) -> list[int]:
+    """The marks of a geometric cadence as far as anybody asked for them."""
+    return [first]
 
 
 @dataclass(frozen=True)
-class ImageCadence:
-    """The steps at which a run is evaluated, where the distance is counted in real images.
+class Cadence:
+    """The steps at which a run is evaluated: each evaluation follows the first step by which a mark has been passed.
 
-    An evaluation follows the first step by which another `every` images (a fraction of one counts too) have been
-    consumed. consumed: real images by the end of a step, rising with it: b·critic_steps·step, or what a schedule of
-    batch sizes makes of it.
+    consumed: step → the amount, in the unit of the marks, by the step's end: steps, or gradients. It rises with each
+    step. Several marks that one step passes are one evaluation.
     """
 
-    every: Fraction
+    marks: Marks
     consumed: Callable[[int], int]
-
-    @classmethod
-    def of(cls, epochs: float, images: int, consumed: Callable[[int], int]) -> ImageCadence:
-        """An evaluation every so many epochs of so many images each."""
-        return cls(Fraction(str(epochs)) * images, consumed)  # as it is written: 6.4 epochs of 50,000 are 320,000
 
     def following(self, step: int) -> int:
         """The first evaluation after `step`."""
-        return self._first(step, (self.consumed(step) // self.every + 1) * self.every)
+        return first_step(self.consumed, self.marks.after(self.consumed(step)), step)
 
-    def last(self, budget_steps: int) -> int:
-        """The last evaluation within a budget; 0 if there is none."""
-        times = self.consumed(budget_steps) // self.every
-        return self._first(0, times * self.every) if times else 0
+    def last(self, budget: int) -> int:
+        """The last evaluation within so many steps; 0 if there is none."""
+        mark = self.marks.upto(self.consumed(budget))
+        return first_step(self.consumed, mark) if mark else 0
 
     def count(self, step: int, until: int) -> int:
         """How many evaluations there are after `step`, up to `until`."""
@@ -86,13 +95,14 @@ class ImageCadence:
             found += 1
         return found
 
-    def _first(self, after: int, wanted: Fraction) -> int:
-        """The first step after this one by whose end so many images have been consumed."""
-        images = math.ceil(wanted)
-        reach = 1
-        while self.consumed(after + reach) < images:
-            reach *= 2
-        return after + 1 + bisect_left(range(after + 1, after + reach), images, key=self.consumed)
+
+def first_step(consumed: Callable[[int], int], wanted: Fraction | int, after: int = 0) -> int:
+    """The first step after `after` by whose end so much has been consumed."""
+    amount = math.ceil(wanted)
+    reach = 1
+    while consumed(after + reach) < amount:
+        reach *= 2
+    return after + 1 + bisect_left(range(after + 1, after + reach), amount, key=consumed)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def run(
     request = Request.of(config)
     folder = RunFolder(trial_folder(config), seed)
     finished = folder.result()
-    if finished is not None and finished.settles(request.thresholds, request.last_step):
+    if finished is not None and request.settled_by(finished):
         return finished
     claim = Claim.acquire(folder.claims_path)
     if folder.stack() is not None:

@@ -96,7 +96,7 @@ class _Refill:
         self._known, self._looked = now, time.monotonic()
         lot.interrupted.clear()  # what was stopped alone, or is another's now, may be proposed again
         lot.busy.clear()
-        adaptive.look({one.run.id: one.run.config.target.asked_steps for one in lot.live})
+        adaptive.look({one.run.id: one.run.config.asked_steps for one in lot.live})
         self._end_what_is_decided()
         if not adaptive.spent:
             for run in adaptive.next(len(self._crew.free)):

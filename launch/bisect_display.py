@@ -49,7 +49,7 @@ class AdaptiveDisplay(Display):
 def proposal(run: Run, adaptive: Adaptive) -> str:
     """What is to be trained next, and why."""
     takes = spoken(adaptive.takes[run])
-    return f"→ {run.name}, to step {run.config.target.asked_steps:,}, about {takes}: {adaptive.why[run]}"
+    return f"→ {run.name}, to step {run.config.asked_steps:,}, about {takes}: {adaptive.why[run]}"
 
 
 def lines(adaptive: Adaptive) -> list[str]:

@@ -64,9 +64,9 @@ def known(config: Config, sizes: Mapping[str, int], at_work: Mapping[Id, int], s
     at_work: how far runs may go that are known to be at work or queued; others are at work where somebody holds a
     claim. shares: of a GPU, that runs had in their Slurm tasks. Raises RecordError.
     """
-    threshold, budget = config.target.hardest, config.target.budget_steps
+    threshold = config.target.hardest
     of_b = {b: replace(config, batch_size=replace(config.batch_size, initial=b)) for b in sizes.values()}
-    last = {b: one.cadence.last(budget) for b, one in of_b.items()}
+    last = {b: one.cadence.last(one.budget) for b, one in of_b.items()}
     seen: list[Seen] = []
     untils = {(sizes[key], seed): until for (key, seed), until in at_work.items() if key in sizes}
     steps: dict[tuple[int, int], int] = {}

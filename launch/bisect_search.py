@@ -134,7 +134,7 @@ class Adaptive:
             chosen.append(run)
             busy[at] += 1
             self.why[run] = proposal.why
-            steps, taken = self._takes(search, proposal.batch_size, run.seed, run.config.target.asked_steps)
+            steps, taken = self._takes(search, proposal.batch_size, run.seed, run.config.asked_steps)
             gradients -= steps * proposal.batch_size
             seconds -= taken
             self.takes[run] = taken
@@ -147,7 +147,7 @@ class Adaptive:
 
     def started(self, run: Run) -> None:
         """A proposed run was started, or handed to Slurm."""
-        self._given[run, run.config.target.asked_steps] += 1
+        self._given[run, run.config.asked_steps] += 1
 
     def _left(self) -> tuple[float, float]:
         """Gradients and seconds that the budget has left when everything at work has used up its grant."""
@@ -165,11 +165,12 @@ class Adaptive:
 
     def _granted(self, search: Search, proposal: Proposal, gradients: float, seconds: float) -> Run | None:
         """The run with its grant, up to an evaluation and within the budget; None where there is no room, or no use."""
-        b, target = proposal.batch_size, search.config.target
-        cadence = search.firsts[b].config.cadence
+        b = proposal.batch_size
+        config = search.firsts[b].config
+        cadence = config.cadence
         if b in search.out:
             return None
-        last = cadence.last(target.budget_steps)
+        last = cadence.last(config.budget)
         until = min(cadence.following(min(proposal.until, last) - 1), last)
         at = search.known.steps.get((b, proposal.seed), 0)
         room = min(gradients / b, seconds / (self._pace(search).seconds(b) * search.config.gpus_per_trial))
@@ -224,8 +225,7 @@ def searches(configs: Sequence[Config], settings: Settings) -> list[Search]:
     for name, firsts in by_curve.items():
         options = Options(
             sizes=tuple(sorted(firsts)),
-            # Counted in epochs, the last evaluation depends on b.
-            most_steps=min(one.config.cadence.last(one.config.target.budget_steps) for one in firsts.values()),
+            most_steps={b: one.config.cadence.last(one.config.budget) for b, one in firsts.items()},
             seeds=settings.seeds,
             width_octaves=settings.width_octaves,
         )

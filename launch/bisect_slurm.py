@@ -60,7 +60,7 @@ def _queued(study: Path) -> dict[Id, int]:
     """How far the runs may go that are in the queue or in a task at work. Raises queue.SlurmError."""
     found = submissions(study)
     last = carriers(found)
-    return {one.id: last[one.id].run.config.target.asked_steps for one in carried(found)}
+    return {one.id: last[one.id].run.config.asked_steps for one in carried(found)}
 
 
 def _submit(adaptive: Adaptive, runs: Sequence[Run], settings: Settings) -> int:

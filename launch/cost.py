@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cbs.outcome import Reached
 from cbs.pace import Pace
 from cbs.record import Result
-from cbs.schema import Config
+from cbs.schema import Config, Request
 from launch.plan import Run
 
 
@@ -106,14 +106,14 @@ def estimates(runs: Sequence[Run], done: Mapping[Run, Result], default: Callable
         of_kind.setdefault(exactly(run.config), {})[run] = result
         outcome = result.outcomes.get(run.config.target.hardest)
         if isinstance(outcome, Reached):
-            steps.setdefault(run.folder.key, []).append(outcome.first_below)
+            steps.setdefault(run.folder.key, []).append(Request.of(run.config).end(outcome.first_below))
     paces = {name: recorded_pace(known, default(next(iter(known)).config)) for name, known in of_kind.items()}
     found = []
     for run in runs:
         config = run.config
         b, recorded = config.batch_size.largest, pace_of(config, paces)
         pace = recorded or default(config)
-        wanted = min(config.target.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
+        wanted = min(config.asked_steps, statistics.median(steps.get(run.folder.key, [math.inf])))
         at = run.folder.progress().get("step", 0)
         evaluations = config.cadence.count(at, int(wanted))
         seconds = pace.start_seconds + max(0, wanted - at) * pace.seconds(b) + evaluations * pace.evaluation_seconds

@@ -112,15 +112,15 @@ class Display:
         return table
 
     def _row(self, one: Live) -> list[Any]:
-        target = one.run.config.target
+        target, asked = one.run.config.target, one.run.config.asked_steps
         rate = one.step / one.training_seconds if one.training_seconds else 0.0
-        left = f"≤ {clock((target.asked_steps - one.step) / rate)}" if rate else "–"
+        left = f"≤ {clock((asked - one.step) / rate)}" if rate else "–"
         return [
             one.run.label,
             one.run.config.batch_size.label,
             str(one.run.seed),
             f"{one.step:,}",
-            ProgressBar(total=target.asked_steps, completed=one.step, width=20),
+            ProgressBar(total=asked, completed=one.step, width=20),
             _shown(target.direction, one.value),
             target.direction.sided(target.hardest),
             f"{rate:,.0f}" if rate else "–",

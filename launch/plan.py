@@ -41,8 +41,7 @@ class Run:
 
     def settled(self, result: Result | None) -> bool:
         """Whether a record answers what is asked."""
-        request = Request.of(self.config)
-        return result is not None and result.settles(request.thresholds, request.last_step)
+        return Request.of(self.config).settled_by(result)
 
     def finished(self) -> Result | None:
         """The record, where it answers what is asked."""

@@ -143,10 +143,14 @@ def _say(now: Plan, seen: Sequence[Submission]) -> None:
     for run in (*now.queued, *now.sweep.busy):
         before = Request.of(last[run.id].run.config) if run.id in last else None
         asked = Request.of(run.config)
-        if before and (asked.last_step > before.last_step or set(asked.thresholds) - set(before.thresholds)):
+        if before and (
+            asked.last_step > before.last_step
+            or asked.evaluations_after > before.evaluations_after
+            or set(asked.thresholds) - set(before.thresholds)
+        ):
             print(
-                f"{run.name} and perhaps others are queued or at work with a smaller budget or other thresholds: "
-                "give this command again when they have ended.",
+                f"{run.name} and perhaps others are queued or at work with a smaller budget, fewer evaluations after "
+                "their crossing or other thresholds: give this command again when they have ended.",
                 file=sys.stderr,
             )
             break

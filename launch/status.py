@@ -104,7 +104,7 @@ def status(study: Path) -> Status:
             damaged[run] = str(error)
     settled = {run for run in wanted if run.settled(results.get(run))}
     # What was handed to Slurm says how far it was to go; of other runs only their records tell.
-    abandoned = {run for run in wanted if run.id not in last and _abandoned(run, results.get(run))}
+    resting = {run for run in wanted if run.id not in last and _rests(run, results.get(run))}
     expected = {
         one.run: one for one in estimates([r for r in wanted if r not in settled], results, _paces(study, found))
     }
@@ -117,7 +117,7 @@ def status(study: Path) -> Status:
             rows.append(_settled(run, results[run], share))
         else:
             row = _open(run, in_queue.get(run.id), expected[run], share)
-            if row.state == "open" and run in abandoned:
+            if row.state == "open" and run in resting:
                 row = _settled(run, results[run], share)
             ended = row.state == "open" and not row.note and why is None and run.id in last
             rows.append(replace(row, note=_last_words(last[run.id])) if ended else row)
@@ -175,6 +175,12 @@ def _abandoned(run: Run, result: Result | None) -> bool:
     return isinstance(outcome, Censored) and outcome.reason == ABANDONED
 
 
+def _rests(run: Run, result: Result | None) -> bool:
+    """Whether a record ends with an adaptive sweep's grant: short of the target, or of evaluations after it."""
+    outcome = result and result.outcomes.get(run.config.target.hardest)
+    return _abandoned(run, result) or isinstance(outcome, Reached)
+
+
 def _settled(run: Run, result: Result, share: float) -> Row:
     target = run.config.target
     outcome = result.outcomes[target.hardest]
@@ -211,7 +217,7 @@ def _open(run: Run, queued: Carried | None, expected: Estimate, share: float) ->
     last = evaluations[-1] if evaluations else None
     step = max(progress.get("step", 0), last.step if last else 0)
     # Past the steps that its other seeds took, only the budget is left to go by.
-    steps = expected.steps if step < expected.steps else run.config.target.asked_steps
+    steps = expected.steps if step < expected.steps else run.config.asked_steps
     facts: dict[str, Any] = {
         "step": step,
         "value": last.value if last else None,

@@ -30,9 +30,11 @@ TINY = (
     "model.rates.adabelief={generator: 2.0e-3, discriminator: 2.0e-3}",
     "model.rates.rmsprop={generator: 2.0e-3, discriminator: 2.0e-3}",
     "target.samples=128",
-    "target.first_steps=20",
+    "target.first_gradients=316",  # 20, 30, 45, 67, 100 and 150 steps at 16
     "target.precision=0.5",
     "target.budget_steps=150",
+    "target.budget_gradients=null",
+    "target.evaluations_after=0",
     "target.thresholds=[1.0]",
 )
 

@@ -55,7 +55,7 @@ def adaptive(configs: Sequence[Config], **given: Any) -> Adaptive:
 @pytest.fixture
 def trials(tiny: Tiny) -> Callable[..., list[Config]]:
     """One trial per batch size, with a budget of 20,000 steps."""
-    common = ("target.budget_steps=20000", "target.first_steps=50", "target.precision=0.05")
+    common = ("target.budget_steps=20000", "target.first_gradients=400", "target.precision=0.05")
     return lambda *more: [tiny(*common, f"batch_size={b}", *more) for b in SIZES]
 
 
@@ -86,10 +86,10 @@ def true_steps(b: int, seed: int) -> int:
 def train(run: Run) -> None:
     """What a worker would record of a run whose truth is `true_steps`."""
     cadence, n = run.config.cadence, true_steps(run.config.batch_size.initial, run.seed)
-    last = cadence.last(run.config.target.asked_steps)
+    last = cadence.last(run.config.asked_steps)
     if n <= last:
         return record(run, Reached(cadence.last(n), cadence.following(n)))
-    whole = last == cadence.last(run.config.target.budget_steps)
+    whole = last == cadence.last(run.config.budget)
     record(run, Censored(last, "budget" if whole else "abandoned"))
 
 
@@ -103,7 +103,7 @@ def work_off(found: Adaptive, at_once: int = 1, most: int = 200) -> list[tuple[s
         for run in runs:
             found.started(run)
             train(run)
-            done.append((run.name, run.seed, run.config.target.asked_steps))
+            done.append((run.name, run.seed, run.config.asked_steps))
         found.look({})
     raise AssertionError(f"no end after {most} rounds: {done[-5:]}")
 
@@ -138,7 +138,7 @@ def test_the_same_records_give_the_same_proposals_and_end(trials: Any, tmp_path:
         fresh = adaptive(trials())
         (run,) = fresh.next(1)
         train(run)
-        again.append((run.name, run.seed, run.config.target.asked_steps))
+        again.append((run.name, run.seed, run.config.asked_steps))
     assert again == at_once
     assert adaptive(trials()).searches[0].state == end
 
@@ -147,7 +147,7 @@ def test_grants_end_at_evaluations_and_more_may_follow(trials: Any) -> None:
     found = adaptive(trials())
     for _ in range(12):
         for run in found.next(1):
-            cadence, until = run.config.cadence, run.config.target.asked_steps
+            cadence, until = run.config.cadence, run.config.asked_steps
             assert cadence.last(until) == until <= 20000
             train(run)
         found.look({})
@@ -157,7 +157,7 @@ def test_curves_share_the_slots(trials: Any) -> None:
     found = adaptive([*trials(), *trials("optimizer=rmsprop")])
     first = found.next(2)
     assert sorted(run.label for run in first) == ["adam", "rmsprop"]
-    at_work = {run.id: run.config.target.asked_steps for run in first[:1]}
+    at_work = {run.id: run.config.asked_steps for run in first[:1]}
     found.look(at_work)
     assert found.next(1)[0].label == first[1].label
     assert first[0].id not in [run.id for run in found.next(4)]
@@ -248,6 +248,36 @@ def test_records_say_what_was_abandoned(trials: Any) -> None:
     assert curve.frame["outcome"].tolist() == ["censored", "reached", "diverged"]
 
 
+def test_a_run_that_reached_its_target_is_done_whatever_it_owes_after_its_crossing(trials: Any) -> None:
+    """Its grant ended at the crossing: the sweep neither proposes it nor waits for it, even while a grid goes on."""
+    configs = trials("target.evaluations_after=2")
+    (config,) = (one for one in configs if one.batch_size.initial == 8)
+    cadence = config.cadence
+    last = cadence.last(1000)
+    run = run_of(config, 0)
+    record(run, Reached(cadence.last(last - 1), last))
+    assert run.finished() is None  # a grid takes the two evaluations
+    assert replace(run, config=config.granted(last)).finished() is not None
+    claim = Claim.acquire(run.folder.claims_path)
+    found = adaptive(configs)
+    assert [(one.batch_size, one.outcome) for one in found.searches[0].known.seen] == [(8, "reached")]
+    assert not found.searches[0].known.pending
+    assert run.id not in [one.id for one in found.next(4)]
+    claim.release()
+    assert status(config.study_dir).counts["finished"] == 1
+
+
+def test_each_batch_size_has_its_own_budget_in_steps(trials: Any) -> None:
+    """250,000 gradients are 125,000 steps at 2 and 1,953 at 128; no run is granted more."""
+    found = adaptive(trials("target.budget_steps=null", "target.budget_gradients=250000"))
+    (search,) = found.searches
+    for b, most in search.options.most_steps.items():
+        assert 250_000 / b / 1.06 <= most <= 250_000 / b
+    done = work_off(found)
+    assert all(until * int(name.split()[0].removeprefix("b=")) <= 250_000 for name, _, until in done)
+    assert found.decided
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -278,7 +308,8 @@ def test_the_range_gives_octaves_or_halves() -> None:
             whole.sizes(given)
 
 
-BISECT = ("-m", "hydra/sweeper=bisect", "hydra.sweeper.cost=sfo", *TINY, "target.thresholds=[120]")
+ASKED = (*TINY, "target.thresholds=[120]", "target.budget_steps=null", "target.budget_gradients=2400")
+BISECT = ("-m", "hydra/sweeper=bisect", "hydra.sweeper.cost=sfo", *ASKED)
 SMALL = (*BISECT, "batch_size=2,4,...,64", "hydra.sweeper.budget_sfo=4000", "hydra.launcher.workers=1")
 
 
@@ -312,7 +343,7 @@ def test_a_real_sweep_keeps_its_budget_and_a_later_grid_goes_on_with_it(undistur
     reasons = [outcome.reason for run, _ in found.values() for outcome in run.values() if isinstance(outcome, Censored)]
     assert "abandoned" in reasons
     subprocess.run(["cp", "-r", undisturbed / "results", tmp_path], check=True)
-    grid = ("-m", *TINY, "target.thresholds=[120]", "batch_size=2,4,...,64")
+    grid = ("-m", *ASKED, "batch_size=2,4,...,64")
     (tmp_path / "alone").mkdir()
     for folder in (tmp_path, tmp_path / "alone"):
         done = command(*grid, cwd=folder)
@@ -352,7 +383,9 @@ def test_a_sweep_that_is_killed_goes_on_and_trains_nothing_twice(undisturbed: Pa
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(tmp_path, *BISECT, "batch_size=2,4,...,64", "target.budget_steps=100000", "target.thresholds=[1]")
+    process = start(
+        tmp_path, *BISECT, "batch_size=2,4,...,64", "target.budget_gradients=1600000", "target.thresholds=[1]"
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("results/sweep/trials/*/seed-*/trajectory.jsonl")):
         assert time.monotonic() < deadline

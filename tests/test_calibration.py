@@ -121,7 +121,7 @@ def test_records_win_over_a_calibration_and_that_over_another_optimizers(tiny: C
     assert not found.arrives
     assert found.watts == pytest.approx(50.0)
     scale = 0.2 / fast.seconds(mine.config.batch_size.initial)
-    budget = other.config.target.budget_steps
+    budget = other.config.budget
     count = other.config.cadence.count(0, budget)
     assert found.seconds == pytest.approx(2.0 + budget * scale * fast.seconds(8) + count * 6.0 / evaluations)
     assert estimates([Run(adam, other.folder, "")], {other: result}, known_paces({}))[0].arrives

@@ -55,7 +55,11 @@ def test_the_papers_settings_are_the_defaults() -> None:
     lsun = config("dataset=lsun_bedroom")
     assert (lsun.model.width, lsun.model.latent, lsun.dataset.image_size) == (64, 100, 64)
     assert (lsun.optimizer.lr_discriminator, lsun.optimizer.lr_generator) == (3e-4, 1e-4)
-    assert (lsun.target.thresholds, lsun.target.every_steps, lsun.target.samples) == ([70.0], 10_000, 49_984)
+    assert (lsun.target.thresholds, lsun.target.samples) == ([70.0], 49_984)
+    for study in ("paper_dcgan_lsun", "paper_wgan_gp_celeba", "paper_biggan_imagenet"):
+        target = config(f"study={study}", "target.thresholds=[50]").target
+        assert (target.every_steps, target.budget_steps, target.budget_gradients) == (10_000, 1_000_000, None)
+        assert target.evaluations_after == 0
     belief = config("dataset=lsun_bedroom", "optimizer=adabelief").optimizer
     assert (belief.lr_discriminator, belief.lr_generator) == (3e-5, 3e-4)
     celeba = config("dataset=celeba", "model=wgan_gp", "optimizer=rmsprop")
@@ -77,8 +81,17 @@ def test_any_whole_number_is_a_batch_size(b: str) -> None:
         ("target.thresholds=[0]", "target.thresholds is 0: it must be a finite number above 0"),
         ("target.thresholds=[-3,50]", "target.thresholds is -3"),
         ("target.thresholds=[]", "target.thresholds is empty"),
-        ("target.budget_steps=10", "target.budget_steps is 10: it must reach the first evaluation, at step 300"),
-        ("target.every_steps=20000", "must reach the first evaluation, at step 20000"),
+        ("target.budget_steps=10", "target.budget_steps is 10: it must be at least 32, to reach the first evaluation"),
+        (
+            "target.budget_gradients=2047",
+            "target.budget_gradients is 2047: it must be at least 2048, to reach the first evaluation, at step 32.",
+        ),
+        ("target.budget_gradients=0", "target.budget_gradients is 0: it must be at least 1"),
+        ("target.budget_gradients=null", "target.budget_gradients and target.budget_steps are null: at least one must"),
+        ("target.first_gradients=0", "target.first_gradients is 0: it must be at least 1"),
+        ("target.evaluations_after=-1", "target.evaluations_after is -1: it must be at least 0"),
+        ("+target.first_steps=300", "target.first_steps is no setting: did you mean"),
+        ("target.every_steps=20000", "must be at least 1280000, to reach the first evaluation, at step 20000"),
         ("target.precision=0", "target.precision is 0"),
         ("seeds=0", "seeds is 0: it must be at least 1"),
         ("seeds=1.5", "seeds: Value '1.5'"),
@@ -106,9 +119,9 @@ def test_bad_values_get_one_sentence(override: str, words: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("grant", [299, 10001])
+@pytest.mark.parametrize("grant", [31, 3907])
 def test_a_grant_lies_between_the_first_evaluation_and_the_budget(grant: int) -> None:
-    with pytest.raises(InputError, match=rf"target.grant_steps is {grant}: .* step 300, to .* 10000"):
+    with pytest.raises(InputError, match=rf"target.grant_steps is {grant}: .* step 32, to the budget, 3906 steps"):
         config(f"target.grant_steps={grant}")
 
 
@@ -149,6 +162,8 @@ def key(*overrides: str) -> str:
         "paths.data=/elsewhere",
         "target.thresholds=[60,50]",
         "target.budget_steps=999999",
+        "target.budget_gradients=999999",
+        "target.evaluations_after=7",
         "target.grant_steps=300",
         "checkpoint_minutes=9",
         "gpus_per_trial=2",
@@ -187,9 +202,10 @@ def test_a_key_depends_on_what_changes_a_trajectory(override: str) -> None:
 
 def test_keys_stay_what_they_are_in_records() -> None:
     """Known digests: a field added to the config must leave the keys of trials that don't use it as they are."""
-    assert key() == "c41b3618989c"
-    assert key("dataset=lsun_bedroom", "batch_size=256") == "edc897c39145"
-    assert key("model=wgan_gp", "optimizer=rmsprop") == "5a6a423f23a2"
+    assert key() == "62276804a259"
+    assert key("dataset=lsun_bedroom", "batch_size=256") == "e9306899a664"
+    assert key("dataset=lsun_bedroom", "batch_size=256", "target.every_steps=10000") == "edc897c39145"
+    assert key("model=wgan_gp", "optimizer=rmsprop") == "2f7a36988242"
 
 
 def test_a_key_depends_on_the_replicas_that_normalise_apart() -> None:
@@ -234,9 +250,14 @@ def test_conf_holds_yaml_only() -> None:
 def test_epochs_enter_a_key_only_where_they_are_counted() -> None:
     assert key() == key("dataset.images=5") == key("dataset.images=null")
     by_epochs = ("target.every_epochs=2", "dataset.images=1797")
-    assert key(*by_epochs) == key(*by_epochs, "target.first_steps=7", "target.precision=0.3")
+    assert key(*by_epochs) == key(*by_epochs, "target.first_gradients=7", "target.precision=0.3")
+    assert key("target.every_steps=57") == key("target.every_steps=57", "target.first_gradients=7")
     others = [(), ("target.every_epochs=3",), (by_epochs[0], "dataset.images=5"), ("target.every_steps=57",)]
-    assert len({key(*by_epochs), *(key(*other) for other in others)}) == 5
+    assert len({key(*by_epochs), *(key(*other) for other in others), key("target.first_gradients=7")}) == 6
+    growing = ("batch_size=grow_64_at_32_96", "dataset.images=5")
+    assert key(*growing) != key(growing[0])
+    steps = ("target.every_steps=57", "target.budget_steps=9999")
+    assert key(*growing, *steps) == key(growing[0], *steps)
     assert config(*by_epochs, "batch_size=64", "model.critic_steps=2").cadence.following(0) == 29  # 3,594 / 128
     assert config(*by_epochs, "batch_size=64", "update=svre").cadence.following(0) == 29  # two batches a step
 
@@ -260,10 +281,25 @@ def test_epochs_are_as_long_as_batches_make_them() -> None:
     [
         (("target.every_epochs=0",), "target.every_epochs is 0: it must be a finite number above 0"),
         (("target.every_epochs=2", "target.every_steps=50"), "target.every_epochs is 2 and target.every_steps 50: one"),
-        (("target.every_epochs=2", "dataset.images=null"), "dataset.images is null: target.every_epochs needs"),
+        (
+            ("target.every_epochs=2", "dataset.images=null"),
+            "dataset.images is null: evaluations or a budget",
+        ),
+        (
+            ("dataset.images=null", "batch_size=grow_64_at_32_96"),
+            "dataset.images is null: evaluations or a budget",
+        ),
         (("target.every_epochs=2", "dataset.images=0"), "dataset.images is 0: it must be at least 1"),
-        (("target.every_epochs=9999",), "it must reach the first evaluation, at step 280754"),
-        (("target.every_epochs=2", "batch_size=double_on_stall"), "when the metric stalls are evaluated by steps"),
+        (("target.every_epochs=9999",), "must be at least 17968256, to reach the first evaluation, at step 280754"),
+        (
+            ("batch_size=double_on_stall",),
+            "give target.every_steps and target.budget_steps",
+        ),
+        (
+            ("target.every_epochs=2", "batch_size=double_on_stall"),
+            "batch_size is double_on_stall: gradients",
+        ),
+        (("target.every_steps=50", "batch_size=double_on_stall"), "when the metric stalls can't be counted beforehand"),
         (("target.metric=is",), "target.metric is 'is': "),
     ],
 )
@@ -271,3 +307,40 @@ def test_intervals_and_metrics_that_make_no_sense_are_refused(overrides: tuple[s
     with pytest.raises(InputError) as refused:
         config(*overrides)
     assert words in str(refused.value)
+
+
+def evaluations(*overrides: str, count: int = 6) -> list[int]:
+    cadence = config(*overrides).cadence
+    return [step := 0, *(step := cadence.following(step) for _ in range(count))][1:]
+
+
+def test_every_batch_size_is_evaluated_at_the_same_gradients() -> None:
+    due = evaluations("batch_size=1", count=40)
+    assert due[:4] == [2000, 2100, 2205, 2315]
+    for b in (2, 64, 96):
+        assert evaluations(f"batch_size={b}") == list(dict.fromkeys(-(-g // b) for g in due))[:6]
+    critic = ("batch_size=64", "model=wgan_gp", "model.critic_steps=5", "model.penalty=10")
+    assert evaluations(*critic) == evaluations("batch_size=64")  # steps of the generator times b, whatever the critic's
+
+
+def test_gradients_of_a_schedule_are_its_batches() -> None:
+    """16 up to step 100, then 64: 1,600 gradients, and 64 a step."""
+    growing = ("batch_size=at_steps", "batch_size.initial=16", "batch_size.schedule.at=[100]")
+    found = (*growing, "batch_size.schedule.sizes=[64]", "target.first_gradients=1500", "target.precision=0.1")
+    assert evaluations(*found, count=4) == [94, 101, 104, 107]  # 1,500, 1,650, 1,815 and 1,996
+    assert config(*found, "target.budget_gradients=2000").budget == 106
+    shared = ("batch_size=64", "branch_from.batch_size=16", "branch_from.step=100", *found[3 + 1 :])
+    assert evaluations(*shared, count=4) == [94, 101, 104, 107]
+
+
+def test_the_budget_ends_where_the_first_of_both_does() -> None:
+    def budget(*overrides: str) -> int:
+        return config(*overrides).budget
+
+    assert [budget(f"batch_size={b}") for b in (1, 64, 1024)] == [250_000, 3906, 244]
+    assert budget("batch_size=64", "target.budget_steps=3000") == 3000
+    assert budget("batch_size=64", "target.budget_steps=4000") == 3906
+    assert budget("batch_size=64", "target.budget_steps=4000", "target.budget_gradients=null") == 4000
+    assert config("batch_size=64", "target.grant_steps=100").asked_steps == 100
+    stalling = ("batch_size=double_on_stall", "target.every_steps=50", "target.budget_gradients=null")
+    assert budget(*stalling, "target.budget_steps=700") == 700

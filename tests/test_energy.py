@@ -103,7 +103,7 @@ def test_a_run_keeps_what_was_drawn_over_its_attempts(
 
     monkeypatch.setattr(Meter, "_read", moving)
     monkeypatch.setattr(loop, "LOOK_UP_SECONDS", 0.0)
-    config = tiny("batch_size=8", "target.budget_steps=30")
+    config = tiny("batch_size=8", "target.every_steps=30", "target.budget_steps=30")
     calls = iter(range(10**6))
     with pytest.raises(Interrupted):
         run(config, 0, stopped=lambda: next(calls) == 20)

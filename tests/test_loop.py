@@ -10,7 +10,7 @@ import torch
 
 from cbs.loop import Goal, Hooks, Progress, Unrepeatable, train
 from cbs.outcome import Censored, Diverged, Evaluation, Measurement, Reached
-from cbs.target import Cadence
+from cbs.target import Cadence, Even
 
 
 class Descent:
@@ -41,9 +41,9 @@ class Descent:
         self.x, self.samples, self.steps = state["x"], state["samples"], state["steps"]
 
 
-def goal(*thresholds: float, budget: int = 1000, confirmations: int = 1) -> Goal:
-    cadence = Cadence(50, 1, 1.0)
-    return Goal(tuple(thresholds), confirmations, cadence, cadence.last(budget))
+def goal(*thresholds: float, budget: int = 1000, confirmations: int = 1, after: int = 0) -> Goal:
+    cadence = Cadence(Even(50), int)
+    return Goal(tuple(thresholds), confirmations, cadence, cadence.last(budget), evaluations_after=after)
 
 
 def run(task: Descent, wanted: Goal, progress: Progress | None = None, hooks: Hooks | None = None) -> tuple:
@@ -80,6 +80,36 @@ def test_a_lower_threshold_or_a_larger_budget_goes_on() -> None:
     assert [(e.step, e.value, e.losses) for e in progress.evaluations] == [
         (e.step, e.value, e.losses) for e in whole.evaluations
     ]
+
+
+def test_a_run_goes_on_for_the_evaluations_asked_after_its_hardest_crossing() -> None:
+    short, _ = run(Descent(), goal(500.0, 100.0))
+    for after, last in ((1, 300), (3, 400), (99, 1000)):  # never past the budget
+        outcomes, progress = run(Descent(), goal(500.0, 100.0, after=after))
+        assert outcomes == short == {500.0: Reached(50, 100), 100.0: Reached(200, 250)}
+        assert progress.evaluated_step == progress.step == last
+        assert [e.step for e in progress.evaluations if e.repeats] == [100, 250]
+    outcomes, progress = run(Descent(), goal(500.0, 0.001, budget=520, after=3))
+    assert progress.step == 500  # censored at the hardest: nothing comes after
+
+
+def test_evaluations_after_a_crossing_may_be_asked_for_later() -> None:
+    task = Descent()
+    _, progress = run(task, goal(100.0))
+    assert progress.step == 250
+    outcomes, progress = run(task, goal(100.0, after=2), progress)
+    _, at_once = run(Descent(), goal(100.0, after=2))
+    assert outcomes == {100.0: Reached(200, 250)}
+    assert [(e.step, e.value, e.repeats, e.losses) for e in progress.evaluations] == [
+        (e.step, e.value, e.repeats, e.losses) for e in at_once.evaluations
+    ]
+
+
+def test_a_divergence_after_the_crossing_leaves_the_outcome() -> None:
+    outcomes, progress = run(Descent(bad_at=270), goal(500.0, 100.0, after=3))
+    assert outcomes == {500.0: Reached(50, 100), 100.0: Reached(200, 250)}
+    assert progress.diverged_at == 270
+    assert progress.evaluated_step == 250
 
 
 def test_a_threshold_that_was_passed_unconfirmed_can_not_be_answered() -> None:

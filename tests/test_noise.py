@@ -157,12 +157,16 @@ def test_measured_noise_is_that_of_many_batches(name: str, one_thread: None) -> 
             assert abs(values.mean() - truth) < 4.5 * values.std() / np.sqrt(len(values)) + 0.02 * abs(truth), field
 
 
+# 20, 30, 45, 67, 100 and 150 steps at 5.
+AT_FIVE = ("batch_size=5", "target.first_gradients=99")
+
+
 def evaluations(found: Config) -> list[Evaluation]:
     return [replace(e, seconds=0.0) for e in RunFolder(trial_folder(found), 0).trajectory()]
 
 
 def test_a_record_holds_it_and_is_otherwise_the_same(tiny: Tiny, tmp_path: Path) -> None:
-    found = tiny("batch_size=5", "noise_batches=3", "target.confirmations=0")
+    found = tiny(*AT_FIVE, "noise_batches=3", "target.confirmations=0")
     trial.run(found, 0)
     measured = evaluations(found)
     # Three batches wait for 75 steps.
@@ -171,7 +175,7 @@ def test_a_record_holds_it_and_is_otherwise_the_same(tiny: Tiny, tmp_path: Path)
     assert of_g.batches == 3
     assert list(of_g.layers) == ["0", "1", "3", "4", "6"]
     shutil.rmtree(tmp_path / "results")
-    without = tiny("batch_size=5", "noise_batches=0", "target.confirmations=0")
+    without = tiny(*AT_FIVE, "noise_batches=0", "target.confirmations=0")
     assert trial_folder(without) == trial_folder(found)
     trial.run(without, 0)
     assert evaluations(without) == [replace(e, noise={}) for e in measured]
@@ -180,7 +184,7 @@ def test_a_record_holds_it_and_is_otherwise_the_same(tiny: Tiny, tmp_path: Path)
 def test_a_run_that_is_stopped_again_and_again_measures_the_same(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = tiny("batch_size=5", "model=wgan_gp", "noise_batches=3", "target.budget_steps=400")
+    found = tiny(*AT_FIVE, "model=wgan_gp", "noise_batches=3", "target.budget_steps=400")
     trial.run(found, 0)
     undisturbed = evaluations(found)
     assert len([e for e in undisturbed if e.noise]) == 3
@@ -208,7 +212,7 @@ def test_records_and_checkpoints_of_before_are_read(tiny: Tiny) -> None:
     raw = Evaluation(5, 10, 0.25, 40.5).to_dict()
     del raw["noise"]
     assert Evaluation.from_dict(raw).noise == {}
-    found = tiny("batch_size=5", "noise_batches=3", "target.budget_steps=67")
+    found = tiny(*AT_FIVE, "noise_batches=3", "target.budget_steps=67")
     trial.run(found, 0)
     folder = RunFolder(trial_folder(found), 0)
     state = checkpoint.load(folder.checkpoint_path)
@@ -216,7 +220,7 @@ def test_records_and_checkpoints_of_before_are_read(tiny: Tiny) -> None:
     for evaluation in state["progress"]["evaluations"]:
         del evaluation["noise"]
     checkpoint.save(folder.checkpoint_path, state)
-    trial.run(tiny("batch_size=5", "noise_batches=3", "target.budget_steps=150"), 0)
+    trial.run(tiny(*AT_FIVE, "noise_batches=3", "target.budget_steps=150"), 0)
     assert [e.step for e in evaluations(found) if e.noise] == [100]
     plain = found.to_dict()
     del plain["noise_batches"]

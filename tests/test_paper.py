@@ -16,8 +16,7 @@ MINIATURE = (
     "dataset.image_size=16",
     "target.features=pixels",
     "target.samples=64",
-    "target.first_steps=4",
-    "target.precision=1.0",
+    "target.every_steps=4",
     "target.budget_steps=16",
     "target.thresholds=[1e6,1e-3]",
     "target.confirmations=0",
@@ -65,8 +64,8 @@ def test_a_study_of_the_paper_from_original_files_to_figures(study: str, make, c
     runs = list(run_folders(records))
     assert len(runs) == 4
     for run in runs:
-        assert [e.step for e in run.trajectory()] == [4, 8, 16]
-        assert {e.samples for e in run.trajectory()} == {s * batch(run) for s in (4, 8, 16)}
+        assert [e.step for e in run.trajectory()] == [4, 8, 12, 16]
+        assert {e.samples for e in run.trajectory()} == {s * batch(run) for s in (4, 8, 12, 16)}
         result = run.result()
         assert result is not None
         assert result.dataset["count"] == 24

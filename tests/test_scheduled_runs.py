@@ -35,6 +35,7 @@ STEPS = (
 EPOCHS = ("batch_size=at_epochs", FIVE, f"{SIZE}.at=[0.1,0.5]", f"{SIZE}.factor=3", f"{SIZE}.lr=sqrt")
 STALL = (
     "batch_size=double_on_stall",
+    "target.every_steps=20",
     FIVE,
     f"{SIZE}.evaluations=1",
     f"{SIZE}.improvement=0.5",
@@ -72,7 +73,8 @@ def interrupted(found: Config, monkeypatch: pytest.MonkeyPatch, every: int = 17)
 def test_a_run_that_is_stopped_again_and_again_gives_the_same_record(
     schedule: tuple[str, ...], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = tiny(*schedule, "target.thresholds=[170,1]", "target.generator=ema", "target.ema_decay=0.9")
+    asked = ("target.first_gradients=100", "target.thresholds=[170,1]", "target.generator=ema", "target.ema_decay=0.9")
+    found = tiny(*schedule, *asked)
     whole = trial.run(found, 0)
     undisturbed = evaluations(found)
     samples = [row[1] for row in undisturbed]

@@ -17,17 +17,19 @@ from cbs.key import curve_identity, trial_key
 from cbs.labels import labels
 from cbs.outcome import Evaluation
 from cbs.schedule_rules import schedule_of
-from cbs.schedules import BatchSizeConfig, Growth, Pace, Phase, Stall, after_stalls, consumption, phases, stalls
+from cbs.schedules import BatchSizeConfig, Growth, Pace, Phase, Stall, after_stalls, phases, spending, stalls
 from cbs.schema import Config
 from tests.conftest import config
 
 GIVEN = ("batch_size.initial=16", "batch_size.schedule.at=[10,30]", "batch_size.schedule.factor=2")
+STALLING = ("target.every_steps=300", "target.budget_steps=10000", "target.budget_gradients=null")
 NAMED = sorted(path.stem for path in (CONF_DIR / "batch_size").glob("*.yaml"))
 CIFAR = 50_000
 
 
 def chosen(name: str, *more: str) -> Config:
-    return config(f"batch_size={name}", *(GIVEN if name.startswith("at_") else ()), *more)
+    needed = GIVEN if name.startswith("at_") else STALLING if name == "double_on_stall" else ()
+    return config(f"batch_size={name}", *needed, *more)
 
 
 def growth(found: Config) -> Growth:
@@ -129,19 +131,17 @@ def test_epochs_are_counted_in_samples_whatever_divides(images: int, initial: in
     images=st.integers(2, 500),
     n=st.integers(1, 3),
 )
-def test_what_is_consumed_is_what_a_run_would_consume(
-    kind: str, initial: int, sizes: list, images: int, n: int
-) -> None:
+def test_what_is_spent_is_what_a_run_would_consume(kind: str, initial: int, sizes: list, images: int, n: int) -> None:
     """Against steps taken one by one."""
     at = [float(7 * (i + 1)) if kind == "steps" else 0.3 * (i + 1) for i in range(len(sizes))]
     schedule = Growth(kind, at, sizes, [1.0] * len(at))
     pace, samples = Pace(initial, schedule, images, False, 0), [0]
     for step in range(60):
         samples.append(samples[-1] + n * pace.phase(step, samples[-1]).b)
-    consumed = consumption(BatchSizeConfig("it", initial, schedule), images, n)
-    assert [consumed(step) for step in range(61)] == samples
-    later = consumption(BatchSizeConfig.constant(sizes[0]), images, n, shared=(5, initial))
-    assert [later(step) for step in (0, 5, 9)] == [0, 5 * n * initial, n * (5 * initial + 4 * sizes[0])]
+    spent = spending(BatchSizeConfig("it", initial, schedule), images, n)
+    assert [n * spent(step) for step in range(61)] == samples
+    later = spending(BatchSizeConfig.constant(sizes[0]), images, n, shared=(5, initial))
+    assert [later(step) for step in (0, 5, 9)] == [0, 5 * initial, 5 * initial + 4 * sizes[0]]
 
 
 @given(at=st.lists(st.integers(1, 300), min_size=1, max_size=5, unique=True), step=st.integers(0, 320))

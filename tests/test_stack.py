@@ -304,6 +304,38 @@ def test_runs_that_were_censored_together_go_on_together(tiny: Tiny) -> None:
     assert entry_step(RunFolder(trial_folder(long), 0), Request.of(higher)) is None
 
 
+def test_a_stack_goes_on_after_its_members_crossings(tiny: Tiny, undisturbed: tuple[Path, dict[int, Any]]) -> None:
+    """Each member leaves after the evaluations that it would have had alone; asked for later, it takes them then."""
+    found = tiny(*ASKED, "target.evaluations_after=2")
+    until_done(found, ALL)
+    stacked = records(found, ALL)
+    steps = [step := 0, *(step := found.cadence.following(step) for _ in range(40))]
+    for seed in ALL:
+        outcomes, widths, last, rows = stacked[seed]
+        before = undisturbed[1][seed]
+        assert widths[0] == 4
+        # As their stack narrows at other steps than it did, rounding differs from there on.
+        assert [ended(o) for o in outcomes.values()] == pytest.approx([ended(o) for o in before[0].values()], rel=0.25)
+        assert last == rows[-1][0] == end(found, outcomes[155.0])
+        assert [row[0] for row in rows] == steps[1 : steps.index(last) + 1]
+        for row, without in zip(rows, before[3], strict=False):
+            assert row[:2] == without[:2]
+            assert row[2] == pytest.approx(without[2], rel=1e-3 if row[0] <= 30 else 0.1)
+    more = tiny(*ASKED, "target.evaluations_after=4")
+    folders = [RunFolder(trial_folder(more), seed) for seed in ALL]
+    assert any(entry_step(folder, Request.of(more)) for folder in folders)
+    until_done(more, ALL)
+    for seed, (outcomes, _, last, rows) in records(more, ALL).items():
+        assert outcomes == stacked[seed][0]
+        assert last == rows[-1][0] == end(more, outcomes[155.0])
+        assert rows[: len(stacked[seed][3])] == stacked[seed][3]
+
+
+def end(found: Config, outcome: Outcome) -> int:
+    """The last step of a run with this outcome."""
+    return Request.of(found).end(outcome.first_below) if isinstance(outcome, Reached) else ended(outcome)
+
+
 def test_a_result_that_misdescribes_its_stack_is_refused(tiny: Tiny) -> None:
     found = tiny("batch_size=16", "target.budget_steps=20")
     trial.run(found, 0)
@@ -379,7 +411,7 @@ def test_a_trial_by_itself_stacks_its_seeds_and_a_sweep_by_its_own_choice(tmp_pa
     arguments = (*TINY, "batch_size=8", "seeds=3", "device=cpu", "target.budget_steps=40")
     done = command(*arguments, "stack=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("above 1 at step 30 (censored)") == 3
+    assert done.stdout.count("above 1 at step 40 (censored)") == 3
     results = [run.result() for run in run_folders(tmp_path / "results" / "sweep")]
     assert [part["width"] for result in results for part in result.stack] == [3, 3, 3]  # type: ignore[union-attr]
     shutil.rmtree(tmp_path / "results")

@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_sweep_trains_every_run_and_prints_what_it_found(tmp_path: Path, undisturbed: dict) -> None:
-    done = command("-m", *TINY, "batch_size=8,16,...,64", "seeds=2", cwd=tmp_path)
+    done = command("-m", *TINY, "batch_size=8,16,...,64", "target.every_steps=30", "seeds=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "batch_size = 8, 16, 32, 64" in done.stderr
     assert "4 trials, 8 runs: 8 to do" in done.stderr
@@ -49,7 +49,7 @@ def test_a_sweep_trains_every_run_and_prints_what_it_found(tmp_path: Path, undis
     assert done.stdout.count("> 150") == 8
     assert len(undisturbed) == 8
     assert not list(tmp_path.glob("multirun*")) + list(tmp_path.glob("outputs*"))
-    again = command("-m", *TINY, "batch_size=8,16,...,64", "seeds=3", cwd=tmp_path)
+    again = command("-m", *TINY, "batch_size=8,16,...,64", "target.every_steps=30", "seeds=3", cwd=tmp_path)
     assert "12 runs: 8 finished already, 4 to do" in again.stderr
 
 
@@ -179,7 +179,7 @@ def test_a_single_trial_and_a_sweep_give_the_same_record(tmp_path: Path, undistu
     arguments = [a for a in SWEEP[1:] if not a.startswith(("batch_size", "optimizer"))]
     done = command(*arguments, "batch_size=16", "optimizer=rmsprop", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "above 1 at step 337 (censored)" in done.stdout
+    assert "above 1 at step 338 (censored)" in done.stdout
     alone = records(tmp_path / "results")
     assert len(alone) == 2
     assert all(undisturbed[key] == record for key, record in alone.items())
@@ -218,7 +218,7 @@ def test_an_incompatible_record_is_refused(tmp_path: Path) -> None:
         (["-m", "batch_size=interval(1,4)"], "a grid needs discrete choices"),
         (["-m", "batch_size=2", "hydra.launcher.workers=0"], "hydra.launcher.workers is 0"),
         (["batch_size=8", "hydra/launcher=slurm"], "hydra/launcher is 'slurm': add -m, as for a sweep"),
-        (["target.budget_steps=50"], "it must reach the first evaluation, at step 300"),
+        (["target.budget_steps=31"], "it must be at least 32, to reach the first evaluation, at step 32"),
         (["device=cuda:9"], "device is 'cuda:9'"),
         (["optimizer.lr_generator=fast"], "optimizer.lr_generator: Value 'fast'"),
         (["study=quickstrat"], "study is 'quickstrat': did you mean quickstart?"),

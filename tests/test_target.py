@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbs.outcome import METRICS, Censored, Diverged, Evaluation, Metric, Reached, from_dict, settles, to_dict, told
-from cbs.target import Ask, Cadence, ImageCadence, crossing
+from cbs.target import Ask, Cadence, Even, Geometric, crossing
 
 FALLING, RISING = Metric("less"), Metric("more", rising=True)
 
@@ -24,15 +24,50 @@ def trajectory(*values: float | tuple[float, ...]) -> list[Evaluation]:
 
 
 def test_fixed_cadence() -> None:
-    cadence = Cadence(every_steps=500, first_steps=1, precision=0.1)
+    cadence = Cadence(Even(500), int)
     assert [cadence.following(s) for s in (0, 499, 500, 501)] == [500, 500, 1000, 1000]
     assert cadence.last(1999) == 1500
     assert cadence.last(499) == 0
 
 
+def marks(first: int, precision: float, count: int) -> list[int]:
+    """G_0 = first, G_{k+1} = max(G_k + 1, ⌊G_k (1 + precision)⌋)."""
+    found = [first]
+    while len(found) < count:
+        found.append(max(found[-1] + 1, math.floor(found[-1] * (1 + precision))))
+    return found
+
+
+@given(st.integers(1, 1000), st.floats(0.001, 1.0), st.integers(1, 2000), st.integers(1, 120))
+def test_the_geometric_cadence_is_due_at_the_same_gradients_at_every_batch_size(
+    first: int, precision: float, b: int, count: int
+) -> None:
+    """An evaluation follows the first step by which its gradients are spent; those of one step are one."""
+    cadence = Cadence(Geometric(first, precision), partial(mul, b))
+    due = list(dict.fromkeys(-(-g // b) for g in marks(first, precision, count) if g < 2**53))
+    step, found = 0, []
+    for _ in due:
+        found.append(step := cadence.following(step))
+    assert found == due
+    assert cadence.last(due[-1]) == due[-1]
+    assert cadence.last(due[0] - 1) == 0
+    assert all(cadence.last(later - 1) == earlier for earlier, later in pairwise(due))
+    assert cadence.count(0, due[-1]) == len(due)
+
+
+def test_the_geometric_cadence_in_numbers() -> None:
+    def evaluations(b: int) -> list[int]:
+        cadence = Cadence(Geometric(2000, 0.05), partial(mul, b))
+        return [step := 0, *(step := cadence.following(step) for _ in range(5))][1:]
+
+    assert evaluations(1) == [2000, 2100, 2205, 2315, 2430]
+    assert evaluations(64) == [32, 33, 35, 37, 38]
+    assert evaluations(1024) == [2, 3, 4, 5, 6]
+
+
 @given(st.integers(1, 1000), st.floats(0.001, 1.0), st.integers(0, 50_000))
 def test_geometric_cadence_has_its_precision(first: int, precision: float, step: int) -> None:
-    cadence = Cadence(None, first, precision)
+    cadence = Cadence(Geometric(first, precision), int)
     following = cadence.following(step)
     assert following > step
     assert following == max(first, following)
@@ -124,7 +159,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
     epochs: float, images: int, b: int, critic_steps: int, k: int
 ) -> None:
     every = Fraction(str(epochs)) * images
-    cadence = ImageCadence.of(epochs, images, partial(mul, b * critic_steps))
+    cadence = Cadence(Even(every), partial(mul, b * critic_steps))
     at = math.ceil(k * every / (b * critic_steps))
     assert cadence.following(at - 1) == at
     assert cadence.last(at) == at
@@ -133,7 +168,7 @@ def test_epochs_fall_at_the_first_step_that_has_seen_them(
 
 def test_the_thesiss_epochs() -> None:
     """5,000 iterations at b = 64 are 6.4 epochs of 50,000 images."""
-    cadence = ImageCadence.of(6.4, 50_000, partial(mul, 64))
+    cadence = Cadence(Even(Fraction("6.4") * 50_000), partial(mul, 64))
     assert [cadence.following(at) for at in (0, 4999, 5000, 7500)] == [5000, 5000, 10_000, 10_000]
     assert cadence.last(500_000) == 500_000
     assert cadence.count(0, 500_000) == 100
@@ -144,7 +179,7 @@ def test_epochs_are_counted_whatever_the_batch_sizes(sizes: list[int], every: Fr
     """Against a walk step by step: an evaluation wherever another multiple has been passed."""
     seen = [0, *accumulate(sizes[min(i, len(sizes) - 1)] for i in range(700))]
     steps = [s for s in range(1, len(seen)) if seen[s] // every > seen[s - 1] // every]
-    cadence = ImageCadence(every, lambda step: seen[min(step, 700)] + max(0, step - 700) * sizes[-1])
+    cadence = Cadence(Even(every), lambda step: seen[min(step, 700)] + max(0, step - 700) * sizes[-1])
     after = [at for at in steps if at > step]
     if after:
         assert cadence.following(step) == after[0]
@@ -163,7 +198,11 @@ def test_outcomes_survive_a_round_trip_and_settle_requests() -> None:
 
 
 @given(
-    st.builds(Cadence, st.none() | st.integers(1, 900), st.integers(1, 500), st.floats(0.02, 1)),
+    st.builds(
+        Cadence,
+        st.builds(Even, st.integers(1, 900)) | st.builds(Geometric, st.integers(1, 500), st.floats(0.02, 1)),
+        st.builds(partial, st.just(mul), st.integers(1, 50)),
+    ),
     st.integers(0, 5000),
     st.integers(0, 5000),
 )

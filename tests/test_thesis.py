@@ -17,7 +17,7 @@ SCHEDULES = {
     "grow_64_at_64_160_320_512": (64, [64, 160, 320, 512], [128, 256, 512, 1024]),
 }
 MINIATURE = (
-    *("seeds=2", "model.width=4", "model.latent=4", "target.samples=128", "target.first_steps=20"),
+    *("seeds=2", "model.width=4", "model.latent=4", "target.samples=128", "target.first_gradients=320"),
     *("target.precision=0.5", "target.budget_steps=120", "target.thresholds=[1.0]", "name=mini"),
 )
 # What of MINIATURE has to be otherwise, how many arms there are, and up to which step they are one run.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from PIL import Image
 from cbs import attempt, checkpoint, loop, trial
 from cbs.errors import InputError
 from cbs.key import trial_folder
-from cbs.outcome import Censored, Diverged, Evaluation, Reached
+from cbs.outcome import Censored, Diverged, Evaluation, Measurement, Reached
 from cbs.record import RecordError, RunFolder
 from cbs.schema import Config
 from tests.conftest import config
@@ -267,3 +269,97 @@ def test_a_folder_that_can_not_be_written_is_refused(which: str, tmp_path: Path)
         found = config(f"paths.results={paths['results']}", f"paths.data={paths['data']}")
         with pytest.raises(InputError, match="can't be written"):
             trial.preflight(found)
+
+
+def test_a_run_goes_on_after_its_crossing_and_never_past_its_budget(tiny: Tiny, tmp_path: Path) -> None:
+    """At 16 evaluations are at 20, 30, 45, 67, 100 and 150 steps; the hardest of two thresholds counts."""
+    asked = ("batch_size=16", "target.thresholds=[175,165]")
+    first = trial.run(tiny(*asked), 0)
+    reached = first.outcomes[165.0]
+    assert isinstance(reached, Reached)
+    assert first.last_step == reached.first_below
+    steps = [20, 30, 45, 67, 100, 150]
+    rows = evaluations(tiny(*asked))
+    at = steps.index(reached.first_below)
+    for after in (1, 2, 9):
+        found = tiny(*asked, f"target.evaluations_after={after}")
+        assert trial_folder(found) == trial_folder(tiny(*asked))
+        result = trial.run(found, 0)  # goes on from its checkpoint
+        assert result.outcomes == first.outcomes
+        assert result.last_step == steps[min(at + after, 5)]
+        assert [e[0] for e in evaluations(found)] == steps[: at + after + 1]
+        assert evaluations(found)[: len(rows)] == rows
+    whole = evaluations(found)
+    granted = found.granted(steps[at + 1])
+    shutil.rmtree(tmp_path / "results")
+    assert trial.run(granted, 0).last_step == steps[at + 1]  # nor past what is granted
+    assert trial.run(found, 0).last_step == 150
+    assert evaluations(found) == whole
+
+
+def test_a_run_that_has_its_evaluations_after_the_crossing_is_finished(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tiny("batch_size=16", "target.thresholds=[175]", "target.evaluations_after=2")
+    first = trial.run(found, 0)
+    monkeypatch.setattr(trial, "Attempt", lambda *_: pytest.fail("trained again"))
+    for fewer in (2, 1, 0):
+        asked = tiny("batch_size=16", "target.thresholds=[175]", f"target.evaluations_after={fewer}")
+        assert trial.run(asked, 0) == first
+
+
+def test_a_run_stopped_again_and_again_after_its_crossing_gives_the_same_record(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tiny("batch_size=16", "target.thresholds=[175]", "target.evaluations_after=2")
+    whole = trial.run(found, 0)
+    undisturbed = evaluations(found)
+    shutil.rmtree(tmp_path / "results")
+    monkeypatch.setattr(loop, "LOOK_UP_SECONDS", 0.0)
+    looks = attempts = 0
+
+    def stopped() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks % 11 == 0
+
+    while not RunFolder(trial_folder(found), 0).result():
+        attempts += 1
+        with contextlib.suppress(trial.Interrupted):
+            trial.run(found, 0, stopped=stopped)
+    assert attempts > 3
+    assert trial.run(found, 0).outcomes == whole.outcomes
+    assert evaluations(found) == undisturbed
+
+
+def test_a_divergence_after_the_crossing_is_on_record_and_final(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tiny("batch_size=16", "target.thresholds=[175]", "target.evaluations_after=2")
+    measure = attempt.Attempt._measure
+    outcome = trial.run(tiny("batch_size=16", "target.thresholds=[175]"), 0).outcomes[175.0]
+    assert isinstance(outcome, Reached)
+
+    def spoilt(self: attempt.Attempt, progress: loop.Progress, step: int, repeat: int) -> Measurement:
+        return measure(self, progress, step, repeat) if step <= outcome.first_below else Measurement(math.nan)
+
+    monkeypatch.setattr(attempt.Attempt, "_measure", spoilt)
+    result = trial.run(found, 0)
+    assert result.outcomes == {175.0: outcome}
+    assert result.diverged_at == result.last_step > outcome.first_below
+    assert RunFolder(trial_folder(found), 0).result() == result
+    monkeypatch.setattr(trial, "Attempt", lambda *_: pytest.fail("trained again"))
+    assert trial.run(found, 0) == result
+
+
+def test_training_again_from_the_start_keeps_the_evaluations_after_a_crossing(tiny: Tiny) -> None:
+    low = tiny("batch_size=16", "target.thresholds=[165]", "target.evaluations_after=1")
+    known = trial.run(low, 0)
+    rows = [e[:3] for e in evaluations(low)]
+    easier = tiny("batch_size=16", "target.thresholds=[179]")
+    assert trial.run(easier, 0).last_step == known.last_step
+    assert [e[:3] for e in evaluations(low)] == rows
+
+
+def test_a_budget_of_gradients_ends_runs_of_every_batch_size_alike(tiny: Tiny) -> None:
+    budget = ("target.budget_steps=null", "target.budget_gradients=1100")
+    for b, last in ((8, 134), (16, 67), (64, 17)):  # 1,066 gradients are the last mark within: 134·8, 67·16, 17·64
+        assert trial.run(tiny(f"batch_size={b}", *budget), 0).outcomes == {1.0: Censored(last)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,14 +36,10 @@ class Options:
     """
 
     sizes: tuple[int, ...]
-    most_steps: tuple[int, ...]
+    most_steps: Mapping[int, int]
     seeds: int
     width_octaves: float | None = 1.0
     within: float | None = None
-
-    def most(self, b: int) -> int:
-        """The most steps of a run at a candidate."""
-        return self.most_steps[self.sizes.index(b)]
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ FIRST = 0.25
 
 def state(seen: Sequence[Seen], options: Options) -> State:
     """What is known of b* among the candidates, those without a run included, and whether it is enough."""
-    known = _known(_ordered(seen), options)
+    known = _known(_ordered(seen), options.sizes)
     if known is None:
         return State(None, (None, None), None, None, False, _nothing(seen, options))
     _, found = known
@@ -160,7 +156,7 @@ def _beyond(found: Cheapest, visited: Sequence[int], options: Options) -> list[i
 
 def _nothing(seen: Sequence[Seen], options: Options) -> str:
     last = options.sizes[-1]
-    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most(last)]
+    spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps[last]]
     if len(spent) >= ENOUGH:
         return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or a larger budget"
     return "no run has arrived yet"
@@ -181,11 +177,11 @@ def propose(
     now = state(seen, options)
     if now.decided or "allow larger" in now.why or not count:
         return []
-    if not seen and not pending:
-        return [_first(options)]
-    chosen: list[Proposal] = []
     ordered = _ordered(seen)
-    prospects = _prospects(ordered, options)
+    prospects = _prospects(ordered, options.sizes, options.within is not None)
+    if prospects is None:
+        return _blind({run.batch_size for run in pending}, options)[:count]
+    chosen: list[Proposal] = []
     started = {(run.batch_size, run.seed): run for run in ordered}
     lacking = _lacking(ordered, options)
     alone: float | None = None
@@ -203,10 +199,17 @@ def propose(
     return chosen
 
 
-def _first(options: Options) -> Proposal:
-    middle = options.sizes[(len(options.sizes) - 1) // 2]
-    until = math.ceil(options.most(middle) * FIRST)
-    return Proposal(middle, 0, until, f"nothing is known yet, and b = {middle} lies in the middle")
+def _blind(at_work: set[int], options: Options) -> list[Proposal]:
+    """First runs, at batch sizes two candidates apart, from the middle outwards: larger ones first, which arrive sooner."""
+    middle = (len(options.sizes) - 1) // 2
+    off = [0, *(sign * step for step in range(2, len(options.sizes), 2) for sign in (1, -1))]
+    sizes = [options.sizes[middle + each] for each in off if 0 <= middle + each < len(options.sizes)]
+    why = "nothing is known yet, and b = {} lies {}"
+    return [
+        Proposal(b, 0, math.ceil(options.most_steps[b] * FIRST), why.format(b, "in the middle" if i == 0 else "beside it"))
+        for i, b in enumerate(sizes)
+        if b not in at_work
+    ]
 
 
 def _ordered(seen: Sequence[Seen]) -> tuple[Seen, ...]:
@@ -224,26 +227,27 @@ def _frame(seen: Sequence[Seen]) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=8)
-def _known(seen: tuple[Seen, ...], options: Options) -> tuple[Posterior, Cheapest] | None:
+def _known(seen: tuple[Seen, ...], sizes: tuple[int, ...]) -> tuple[Posterior, Cheapest] | None:
     """The curve over all candidates, and the cheapest of them; None where no run arrived."""
     if not any(run.outcome == "reached" for run in seen):
         return None
-    drawn = posterior(runs_of(_frame(seen)), options.sizes)
+    drawn = posterior(runs_of(_frame(seen)), sizes)
     return None if drawn is None else (drawn, cheapest(drawn))
 
 
 @lru_cache(maxsize=4)
-def _prospects(seen: tuple[Seen, ...], options: Options) -> Prospects:
-    known = _known(seen, options)
+def _prospects(seen: tuple[Seen, ...], sizes: tuple[int, ...], by_regret: bool) -> Prospects | None:
+    """What more runs would tell; None where no run has been evaluated yet."""
+    known = _known(seen, sizes)
     if known is not None:
-        return Prospects.of(known[0], by_regret=options.within is not None)
-    drawn = posterior(runs_of(_frame(seen)), options.sizes)
-    return Prospects.of(drawn, by_regret=False) if drawn is not None else Prospects.blank(options.sizes)
+        return Prospects.of(known[0], by_regret)
+    drawn = posterior(runs_of(_frame(seen)), sizes)
+    return None if drawn is None else Prospects.of(drawn, by_regret=False)
 
 
 def _lacking(seen: Sequence[Seen], options: Options) -> list[int]:
     """Where a set that is narrow enough still lacks a run; [] while it isn't narrow enough."""
-    known = _known(_ordered(seen), options)
+    known = _known(_ordered(seen), options.sizes)
     if known is None:
         return []
     found = known[1]
@@ -290,7 +294,7 @@ def _candidates(
             why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
         for seed in _seeds(b, started, at_work, options, arrived):
             done = _done(started, b, seed)
-            worth = prospects.worth(weights, b, done, options.most(b), arrived)
+            worth = prospects.worth(weights, b, done, options.most_steps[b], arrived)
             if worth is not None and (worth.enough or lacking):
                 found.append((worth.rate / step_cost(b), Proposal(b, seed, worth.until, why)))
     return found
@@ -309,4 +313,4 @@ def _seeds(
     if not arrived and any(size == b for size, _ in at_work):
         return []  # one run at a batch size says enough while it isn't known where any arrives
     runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
-    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most(b)]
+    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps[b]]

@@ -85,7 +85,7 @@ def from_evaluations(frame: pd.DataFrame, threshold: float, metric: str | None =
 
 def incomplete(run: Run) -> bool:
     """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
-    diverged = any(isinstance(o, Diverged) for o in run.result.outcomes.values())
+    diverged = run.result.diverged_at is not None or any(isinstance(o, Diverged) for o in run.result.outcomes.values())
     return not diverged and (not run.trajectory or run.trajectory[-1].step < run.result.last_step)
 
 

@@ -126,7 +126,14 @@ def test_trials_of_two_processes(site: Site) -> None:
 def test_two_hundred_trials_in_one_sweep(site: Site) -> None:
     site.environment["CBS_TEST_PAUSE"] = "0"
     rates = ",".join(f"{0.001 + 0.0001 * k:.4f}" for k in range(20))
-    sweep = ("-m", *TINY, "batch_size=2,4,...,20", "target.budget_steps=20", f"optimizer.lr_generator={rates}")
+    sweep = (
+        "-m",
+        *TINY,
+        "batch_size=2,4,...,20",
+        "target.budget_steps=20",
+        "target.first_gradients=40",
+        f"optimizer.lr_generator={rates}",
+    )
     fitting = ("hydra.launcher.cpus_per_task=4", "hydra.launcher.mem_gb=6", "device=cpu", "hydra.launcher.fill_min=3")
     said = site.submit(*fitting, sweep=sweep)
     assert "200 trials, 200 runs: 200 to do" in said
@@ -146,6 +153,7 @@ ADAPTIVE = (
         "hydra.sweeper.at_once=2",
     ),
     *(*TINY, "batch_size=2,4,...,64", "target.thresholds=[120]", "device=cpu"),
+    *("target.budget_steps=null", "target.budget_gradients=2400"),
     *("hydra/launcher=slurm", "hydra.launcher.pack=1", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=4"),
 )
 

@@ -20,7 +20,8 @@ from analysis.fitting.models import hyperbola
 from benchmarks.adaptive import Scenario, adaptive, drawn, measure
 from tests.analysis.simulation import curve
 
-OPTIONS = Options((2, 4, 8, 16, 32, 64), 1000, 4)
+SIZES, WIDE = (2, 4, 8, 16, 32, 64), tuple(2**k for k in range(1, 11))
+OPTIONS = Options(SIZES, dict.fromkeys(SIZES, 1000), 4)
 Run = Callable[[Proposal], Seen]
 
 
@@ -58,7 +59,7 @@ def swept(run: Run, options: Options = OPTIONS) -> list[Seen]:
         (p,) = proposals
         before = seen.get((p.batch_size, p.seed))
         assert before is None or before.outcome == "censored"
-        assert (before.steps if before else 0) < p.until <= options.most_steps
+        assert (before.steps if before else 0) < p.until <= options.most_steps[p.batch_size]
         assert 0 <= p.seed < options.seeds
         assert p.batch_size in options.sizes
         seen[p.batch_size, p.seed] = run(p)
@@ -159,7 +160,7 @@ def test_nothing_that_decides_knows_a_metric() -> None:
 
 def test_the_first_run_lies_in_the_middle_and_workers_spread_over_sizes() -> None:
     for step_cost in (sfo, lambda b: 1.0):
-        found = propose([], [], Options(tuple(2**k for k in range(1, 11)), 10_000, 8), step_cost, 8)
+        found = propose([], [], Options(WIDE, dict.fromkeys(WIDE, 10_000), 8), step_cost, 8)
         assert found[0].batch_size == 32
         sizes = [p.batch_size for p in found]
         assert len(set(sizes)) == len(sizes) >= 3
@@ -177,7 +178,7 @@ def test_what_is_on_its_way_is_not_asked_for_again() -> None:
 @pytest.mark.parametrize("number", [1, 6, 14])
 def test_decided_is_what_the_fit_says(number: int) -> None:
     truth = drawn(number)
-    options = Options(tuple(2**k for k in range(1, 11)), truth.most_steps, 8)
+    options = Options(WIDE, dict.fromkeys(WIDE, truth.most_steps), 8)
     *_, (seen, _) = adaptive(truth, options, sfo, 2)
     known = state(seen, options)
     assert known.decided
@@ -237,7 +238,7 @@ def test_divergence_is_an_outcome_that_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("run", [censored, arriving(lambda b: 200), diverged])
 def test_one_size_alone_decides_nothing_and_ends(run: Run) -> None:
-    options = Options((8,), 1000, 4)
+    options = Options((8,), {8: 1000}, 4)
     assert not state(swept(run, options), options).decided
 
 
