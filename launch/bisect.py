@@ -74,9 +74,7 @@ def opening(adaptive: Adaptive) -> str:
     seen = sum(len(search.known.seen) for search in adaptive.searches)
     sizes = sorted({b for search in adaptive.searches for b in search.options.sizes})
     several = f"{counted(len(adaptive.searches), 'curve')}, b from {sizes[0]} to {sizes[-1]}"
-    width = adaptive.settings.width_octaves
-    until = f"until the 95 % interval of b* is at most {width:g} octave{'' if width == 1 else 's'} wide"
-    return f"{several}, {until}: {counted(seen, 'run')} on record → {adaptive.study}"
+    return f"{several}, looking for b* until {adaptive.settings.until}: {counted(seen, 'run')} on record → {adaptive.study}"
 
 
 class _Refill:

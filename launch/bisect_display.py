@@ -71,8 +71,16 @@ def answer(found: State) -> str:
     why = f"{'decided' if found.decided else 'open'}: {found.why}"
     if found.b_star is None and found.interval == (None, None):
         return f"no b* yet, {why}"
-    low, high = ("?" if end is None else f"{end:.3g}" for end in found.interval)
-    return f"b* = {'?' if found.b_star is None else f'{found.b_star:.3g}'}, 95 % {low} to {high}, {why}"
+    low, high = found.interval
+    if low is None and high is None:
+        return f"b* can't be told yet, {why}"
+    if low is None or high is None:
+        return f"b* {'≥' if high is None else '≤'} {_short(low if high is None else high)} (95 %), {why}"
+    return f"b* = {_short(found.b_star)} (95 %: {_short(low)} to {_short(high)}), {why}"
+
+
+def _short(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
 
 
 def points(search: Search) -> list[str]:

@@ -228,6 +228,7 @@ def searches(configs: Sequence[Config], settings: Settings) -> list[Search]:
             most_steps={b: one.config.cadence.last(one.config.budget) for b, one in firsts.items()},
             seeds=settings.seeds,
             width_octaves=settings.width_octaves,
+            within=settings.within,
         )
         found.append(Search(labels[name], dict(sorted(firsts.items())), options))
     return found

@@ -11,7 +11,7 @@ from cbs.batch_sizes import constant
 from cbs.errors import InputError, nearest
 
 # Where no range is given.
-RANGE = ("2", "1024")
+RANGE = ("1", "1024")
 COSTS = ("seconds", "sfo")
 
 
@@ -19,7 +19,8 @@ COSTS = ("seconds", "sfo")
 class Settings:
     """conf/hydra/sweeper/bisect.yaml, typed."""
 
-    width_octaves: float
+    width_octaves: float | None
+    within: float | None
     half_octaves: bool
     budget_gpu_hours: float | None
     budget_sfo: float | None
@@ -45,8 +46,9 @@ class Settings:
 
     def check(self) -> None:
         """Raise InputError at the first setting that can't be."""
-        _positive("width_octaves", self.width_octaves)
-        for name in ("budget_gpu_hours", "budget_sfo"):
+        if self.width_octaves is None and self.within is None:
+            raise InputError("hydra.sweeper.width_octaves and within are null: one of them must say when b* is decided.")
+        for name in ("width_octaves", "within", "budget_gpu_hours", "budget_sfo"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name), "null or ")
         if not isinstance(self.half_octaves, bool):
@@ -57,6 +59,16 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"hydra.sweeper.{name} is {value!r}: it must be a whole number, 1 or more.")
+
+    @property
+    def until(self) -> str:
+        """When b* is decided, in words."""
+        ends = []
+        if self.width_octaves is not None:
+            ends.append(f"its 95 % set is at most {self.width_octaves:g} octave{'' if self.width_octaves == 1 else 's'} wide")
+        if self.within is not None:
+            ends.append(f"it costs surely within {100 * self.within:g} % of the least")
+        return " or ".join(ends)
 
     def sizes(self, given: Sequence[str]) -> tuple[int, ...]:
         """The batch sizes that may be tried: octaves, and half-octaves if asked, between the ends of what was given.
