@@ -47,7 +47,9 @@ class Settings:
     def check(self) -> None:
         """Raise InputError at the first setting that can't be."""
         if self.width_octaves is None and self.within is None:
-            raise InputError("hydra.sweeper.width_octaves and within are null: one of them must say when b* is decided.")
+            raise InputError(
+                "hydra.sweeper.width_octaves and within are null: one of them must say when b* is decided."
+            )
         for name in ("width_octaves", "within", "budget_gpu_hours", "budget_sfo"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name), "null or ")
@@ -65,7 +67,9 @@ class Settings:
         """When b* is decided, in words."""
         ends = []
         if self.width_octaves is not None:
-            ends.append(f"its 95 % set is at most {self.width_octaves:g} octave{'' if self.width_octaves == 1 else 's'} wide")
+            ends.append(
+                f"its 95 % set is at most {self.width_octaves:g} octave{'' if self.width_octaves == 1 else 's'} wide"
+            )
         if self.within is not None:
             ends.append(f"it costs surely within {100 * self.within:g} % of the least")
         return " or ".join(ends)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import pandas as pd
 
 from analysis.adaptive.worth import Prospects
@@ -206,7 +205,9 @@ def _blind(at_work: set[int], options: Options) -> list[Proposal]:
     sizes = [options.sizes[middle + each] for each in off if 0 <= middle + each < len(options.sizes)]
     why = "nothing is known yet, and b = {} lies {}"
     return [
-        Proposal(b, 0, math.ceil(options.most_steps[b] * FIRST), why.format(b, "in the middle" if i == 0 else "beside it"))
+        Proposal(
+            b, 0, math.ceil(options.most_steps[b] * FIRST), why.format(b, "in the middle" if i == 0 else "beside it")
+        )
         for i, b in enumerate(sizes)
         if b not in at_work
     ]

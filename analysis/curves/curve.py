@@ -101,10 +101,16 @@ class Curve:
         An unfinished run, abandoned or not, arrives after the step where it stopped; a diverged one never.
         """
         arrived, diverged = (self.frame["outcome"] == kind for kind in ("reached", "diverged"))
-        ends = {"low": self.frame["steps"].mask(diverged, math.inf), "high": self.frame["steps"].where(arrived, math.inf)}
+        ends = {
+            "low": self.frame["steps"].mask(diverged, math.inf),
+            "high": self.frame["steps"].where(arrived, math.inf),
+        }
         by = self.frame["batch_size"]
         return pd.DataFrame(
-            {name: steps.groupby(by).apply(lambda runs: float(median(runs.to_numpy(float)))) for name, steps in ends.items()}
+            {
+                name: steps.groupby(by).apply(lambda runs: float(median(runs.to_numpy(float))))
+                for name, steps in ends.items()
+            }
         )
 
     def measured(self) -> Measured:

@@ -69,11 +69,11 @@ def cheapest(known: Posterior, log_step_cost: Array | None = None, margin: float
     best = int((known.weight @ np.minimum(regret, _MOST_REGRET)).argmin())
     swept = np.bincount(cost[:, known.at].argmin(1), known.weight, len(known.sizes))
     least = weighted_quantile(cost[draws, at], known.weight, (0.025, 0.5, 0.975))
-    b = np.exp(known.x)
+    b, (low, high) = np.exp(known.x), _ends(known.x, first, last)
     return Cheapest(
         float(b[best]),
-        float(b[first]),
-        float(b[last]),
+        low,
+        high,
         first == 0,
         last == len(b) - 1,
         known.sizes,
@@ -105,6 +105,15 @@ def _shortest(mass: Array, x: Array) -> tuple[int, int]:
     inside = below[last + 1] - below[starts]
     best = int(np.lexsort((-inside, np.round(length, 9)))[0])
     return int(starts[best]), int(last[best])
+
+
+def _ends(x: Array, first: int, last: int) -> tuple[float, float]:
+    """A set of points as batch sizes: half way to the next point on either side, but for the edges of the sweep."""
+    if first == last and first in (0, len(x) - 1):
+        return math.exp(x[first]), math.exp(x[first])
+    low = x[0] if first == 0 else 0.5 * (x[first - 1] + x[first])
+    high = x[-1] if last == len(x) - 1 else 0.5 * (x[last] + x[last + 1])
+    return math.exp(low), math.exp(high)
 
 
 def _as_good(regret: Array, known: Posterior, margin: float) -> tuple[float, float] | None:

@@ -14,6 +14,8 @@ from analysis.fitting.models import Array, Model
 REJECTED = 0.01
 # How a form may be bent: polynomials in ln b up to this degree.
 DEGREE = 3
+# A spread below this part of the brackets' width can't be told from none, and then nothing can be tested.
+_FINE = 0.5
 # Simulated sweeps, and how many where the first lie close to the data.
 FEW, MANY = 199, 999
 
@@ -52,12 +54,15 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     straight = Problem(seen, model, np.ones((1, len(seen.b))), sizes[:1], scale=_spread_by_size(seen))
     bent = replace(straight, model=_bent(model, sizes, bends))
     theta, _ = best(straight)
-    _, gain = _gain(straight, bent, theta, bends)
+    _, gain, sigma = _gain(straight, bent, theta, bends)
+    inside = reached & np.isfinite(seen.low)
+    if sigma[0] < _FINE * np.median((seen.high - seen.low)[inside]):
+        return Goodness(None, "evaluations lie too far apart, compared with the spread between seeds")
     rng = np.random.default_rng(random)
     for count in (FEW, MANY):
         again = simulated(straight, theta, count, rng)
         start = np.repeat(theta, len(again.pivot), 0)
-        kept, more = _gain(again, replace(again, model=bent.model), start, bends)
+        kept, more, _ = _gain(again, replace(again, model=bent.model), start, bends)
         beyond = int((more[kept] >= gain[0]).sum())
         p = (beyond + 1) / (int(kept.sum()) + 1)
         if beyond == 0 or p > 5 * REJECTED:
@@ -65,14 +70,15 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     return Goodness(p, "", float(gain[0]), bends)
 
 
-def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Array, Array]:
-    """Which problems could be fitted, and what bending adds to twice their ln likelihood."""
+def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Array, Array, Array]:
+    """Which problems could be fitted, what bending adds to twice their ln likelihood, and the spread that is left."""
     fitted, before = maximise(straight, theta, tolerance=1e-5)
     shape = 1 + len(straight.model.names)
     start = np.concatenate([fitted[:, :shape], np.zeros((len(fitted), bends)), fitted[:, shape:]], 1)
-    _, after = maximise(bent, start, tolerance=1e-5)
+    bent_to, after = maximise(bent, start, tolerance=1e-5)
     known = np.isfinite(before) & np.isfinite(after)
-    return known, np.where(known, 2 * np.maximum(after - np.where(known, before, 0.0), 0.0), 0.0)
+    gain = np.where(known, 2 * np.maximum(after - np.where(known, before, 0.0), 0.0), 0.0)
+    return known, gain, np.exp(bent_to[:, shape + bends])
 
 
 def _bent(model: Model, sizes: Array, bends: int) -> Model:
@@ -88,9 +94,7 @@ def _bent(model: Model, sizes: Array, bends: int) -> Model:
         own = len(model.names)
         g, slope = model.shape(b, parameters[:, :own], pivot)
         extra = terms(b)
-        return g + parameters[:, own:] @ extra.T, np.concatenate(
-            [slope, np.broadcast_to(extra, (*g.shape, bends))], -1
-        )
+        return g + parameters[:, own:] @ extra.T, np.concatenate([slope, np.broadcast_to(extra, (*g.shape, bends))], -1)
 
     names = (*model.names, *(f"bend_{k}" for k in range(1, bends + 1)))
     return replace(model, names=names, shape=shape, limits=(*model.limits, *[(-10.0, 10.0)] * bends))
@@ -142,21 +146,44 @@ def simulated(problem: Problem, theta: Array, count: int, rng: np.random.Generat
 
 
 def _seen_as(seen: Observations, y: Array) -> tuple[Array, Array]:
-    """The bracket in which each simulated ln N falls, on the grid that its run's own bracket belongs to."""
+    """The bracket in which each simulated ln N falls, between evaluations like those of the real runs.
+
+    Evaluations lie a fixed number of steps apart, or a fixed ratio, whichever the runs' own brackets agree in.
+    """
+    apart = _steps_apart(seen)
+    low, high = _between_multiples(y, apart) if apart is not None else _between_ratios(seen, y)
+    late = high > _budgets(seen)
+    return np.where(late, _budgets(seen), low), np.where(late, np.inf, high)
+
+
+def _steps_apart(seen: Observations) -> float | None:
+    """The distance of evaluations in steps, where it is the same for all runs rather than their ratio."""
+    known = seen.reached & ~seen.exact
+    if not known.any():
+        return None
+    steps = np.exp(seen.high[known]) - np.exp(seen.low[known])
+    ratios = (seen.high - seen.low)[known & np.isfinite(seen.low)]
+    if len(ratios) and np.ptp(np.log(ratios)) <= np.ptp(np.log(steps)):
+        return None
+    return float(np.median(steps))
+
+
+def _between_multiples(y: Array, apart: float) -> tuple[Array, Array]:
+    last = np.ceil(np.exp(np.minimum(y, 40.0)) / apart)
+    with np.errstate(divide="ignore"):
+        return np.log((last - 1) * apart), np.log(last * apart)
+
+
+def _between_ratios(seen: Observations, y: Array) -> tuple[Array, Array]:
+    """On the grid of ln N that each run's own bracket belongs to."""
     width = seen.high - seen.low
     usual = np.isfinite(width)
-    typical = float(np.median(width[usual])) if usual.any() else 0.0
-    width = np.where(usual, width, typical)
+    width = np.where(usual, width, float(np.median(width[usual])) if usual.any() else 0.0)
     phase = np.where(seen.reached, seen.high, seen.low)
     safe = np.where(width > 0, width, 1.0)
     high = np.where(width > 0, phase + safe * np.ceil((y - phase) / safe), y)
-    low = high - width
-    first = seen.reached & np.isinf(seen.low)  # the first evaluation was below already
-    before = first & (y <= seen.high)
-    high, low = np.where(before, seen.high, high), np.where(before, -np.inf, low)
-    budget = _budgets(seen)
-    late = y > budget
-    return np.where(late, budget, low), np.where(late, np.inf, high)
+    first = seen.reached & np.isinf(seen.low) & (y <= seen.high)  # the first evaluation was below already
+    return np.where(first, -np.inf, high - width), np.where(first, seen.high, high)
 
 
 def _budgets(seen: Observations) -> Array:

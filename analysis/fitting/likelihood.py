@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
 from analysis.fitting.models import Array, Mask, Model
+from analysis.fitting.noise import log_normal_between
 
 _LOG_2PI = math.log(2 * math.pi)
 # ln σ between a twentieth of a percent and a factor of 150: outside, a spread can't be told from 0 or ∞.
@@ -74,7 +74,7 @@ def terms(seen: Observations, eta: Array, sigma: Array) -> Terms:
         lower = (seen.low - eta) / sigma
     never = np.isinf(eta)
     upper = np.where(never & ~seen.reached, np.inf, upper)
-    log_p = log_between(lower, upper)
+    log_p = log_normal_between(lower, upper)
     up, down = _ratio(upper, log_p), _ratio(lower, log_p)
     up_z, down_z = np.where(np.isfinite(upper), upper, 0.0), np.where(np.isfinite(lower), lower, 0.0)
     a = up - down
@@ -99,15 +99,6 @@ def _ratio(z: Array, log_p: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         value = np.exp(-0.5 * (z * z + _LOG_2PI) - log_p)
     return np.where(np.isfinite(z) & np.isfinite(value), value, 0.0)
-
-
-def log_between(low: Array, high: Array) -> Array:
-    """ln(Φ(high) − Φ(low)), from the tail in which the two are small."""
-    flip = low > 0
-    a, b = np.where(flip, -low, high), np.where(flip, -high, low)
-    larger = log_ndtr(a)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return larger + np.log1p(-np.exp(np.minimum(log_ndtr(b) - larger, 0.0)))
 
 
 @dataclass(frozen=True)

@@ -253,9 +253,7 @@ def _limits(problem: _Problem, proper: Mask) -> dict[int, tuple[float, int]]:
     for k in np.flatnonzero(~proper):
         here = problem.which == k
         missed = here & ~problem.reached
-        found[int(k)] = (
-            (float(problem.low[missed].max()), 1) if missed.any() else (float(problem.high[here].min()), -1)
-        )
+        found[int(k)] = (float(problem.low[missed].max()), 1) if missed.any() else (float(problem.high[here].min()), -1)
     return found
 
 
