@@ -107,7 +107,7 @@ def one(row: Row, number: int, forms: bool) -> Sweep:
 def _set(task: Task, said: Cheapest) -> dict[str, float]:
     regret = float(task.regret(np.array(said.b_star)))
     facts = {
-        "holds": _meets(task, said.low, said.high),
+        "holds": task.holds(said.low, said.high),
         "open below": said.open_low,
         "open above": said.open_high,
         "octaves": said.octaves,
@@ -132,13 +132,7 @@ def _hyperbola(task: Task, curve: Curve) -> dict[str, float]:
     )
     p = goodness(Observations.of(curve.frame), HYPERBOLA)
     rejected = math.nan if p.p is None else float(p.rejected)
-    return {"form holds": float(_meets(task, low, high)), "form octaves": math.log2(high / low), "rejected": rejected}
-
-
-def _meets(task: Task, low: float, high: float) -> bool:
-    """Whether some batch size from low to high is a right answer."""
-    close = 1e-9
-    return bool(((task.right >= low * (1 - close)) & (task.right <= high * (1 + close))).any())
+    return {"form holds": float(task.holds(low, high)), "form octaves": math.log2(high / low), "rejected": rejected}
 
 
 def measure(row: Row, sweeps: int, forms: int = FORMS, workers: int = -1) -> list[Sweep]:

@@ -132,14 +132,14 @@ class Task:
         """ln of the least N·b within the sweep."""
         return float(self.log_sfo(self.fine).min())
 
-    @cached_property
-    def right(self) -> Array:
-        """The batch sizes within half a per cent of the least."""
-        return self.fine[self.log_sfo(self.fine) <= self.least + TOLERANCE]
-
     def regret(self, b: Array) -> Array:
         """ln of N(b)·b over the least."""
         return self.log_sfo(np.asarray(b, float)) - self.least
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether some batch size from low to high is a right answer, within half a per cent of the least."""
+        inside = self.fine[(self.fine > low) & (self.fine < high)]
+        return bool(self.regret(np.array([low, *inside, high])).min() <= TOLERANCE)
 
     def steps(self, b: int, seed: int) -> tuple[float, bool]:
         """The step at which a run arrives, or diverges, and whether it arrives; ∞ where it does neither."""
