@@ -42,8 +42,8 @@ bench-sweep: $(INSTALLED)  ## the adaptive sweep against the grid: 500 simulated
 	$(BIN)/python -m benchmarks.adaptive
 	$(BIN)/python -m benchmarks.sweep
 
-coverage: $(INSTALLED)  ## how often the 95 % intervals hold the truth, on simulated sweeps: half an hour
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
+coverage: $(INSTALLED)  ## how often the 95 % set of b* holds the truth, on simulated sweeps: two hours (SWEEPS=60: minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(if $(SWEEPS),--sweeps $(SWEEPS))
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

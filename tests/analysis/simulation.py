@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.curves.curve import Curve
 from analysis.curves.files import from_frame
-from benchmarks.coverage import Scenario, simulate
+from analysis.fitting.models import hyperbola
 
 DATA = Path(__file__).parent / "data"
 Rows = list[tuple]
@@ -28,8 +28,17 @@ def runs(*curve_points: tuple[int, float], seeds: int = 1, spread: float = 0.0) 
 
 
 def simulated(b0: float, noise: float, seeds: int, budget: float = 8.0, random: int = 1) -> Curve:
-    """One sweep around a hyperbola, as the coverage benchmark simulates it."""
-    return simulate(Scenario(b0, noise, seeds, budget=budget), np.random.default_rng(random))
+    """A sweep of b = 2 … 1,024 around a hyperbola, evaluated every 5 % of steps; budget in units of N∞ = 1500."""
+    rng, n_inf = np.random.default_rng(random), 1500.0
+    most, rows = math.floor(n_inf * budget), []
+    for b in (2**k for k in range(1, 11)):
+        for seed in range(seeds):
+            n = float(hyperbola(b, n_inf, b0)) * math.exp(noise * rng.normal())
+            k = math.ceil(math.log(min(n, 2 * most)) / math.log(1.05))
+            rows.append(
+                (b, seed, "censored", most, most) if n > most else (b, seed, "reached", 1.05 ** (k - 1), 1.05**k)
+            )
+    return curve(rows, "simulated")
 
 
 def public() -> list[Curve]:

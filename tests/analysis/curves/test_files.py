@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 
 from analysis import describe, fit, from_file, from_frame
-from benchmarks.coverage import Scenario, simulate
 from cbs.errors import InputError
-from tests.analysis.simulation import curve
+from tests.analysis.simulation import curve, simulated
 from tests.conftest import command
 
 
 def frame() -> pd.DataFrame:
-    return simulate(Scenario(3.0, 0.2, 3, budget=8.0), np.random.default_rng(2)).frame
+    return simulated(3.0, 0.2, 3, random=2).frame
 
 
 def test_a_miss_counts_as_infinite_in_the_median() -> None:

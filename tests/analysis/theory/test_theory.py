@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +13,8 @@ from analysis.answer import summary
 from analysis.fitting.fit import Fit, fit
 from analysis.theory import closed_forms
 from analysis.theory.carried import theory
-from benchmarks.coverage import Scenario, simulate
 from cbs.errors import InputError
+from tests.analysis.simulation import simulated
 from tests.conftest import command
 
 LSUN, CELEBA = 3_033_042, 162_770
@@ -72,7 +71,7 @@ def test_adabeliefs_estimate_is_half_of_adams(lr: float, theta: int, size: int, 
 
 
 def fitted(optimizer: str, lr: float, dataset_size: int = LSUN, random: int = 1) -> Fit:
-    curve = simulate(Scenario(3.2, 0.15, 3), np.random.default_rng(random))
+    curve = simulated(3.2, 0.15, 3, budget=10.0, random=random)
     curve.optimizer = curve.label = optimizer
     curve.facts = {**GAN, "lr_generator": lr, "dataset_size": dataset_size}
     return fit(curve)
