@@ -1,4 +1,4 @@
-"""Does a form of N(b) hold? A likelihood-ratio test against the same form bent smoothly, its p simulated from the form."""
+"""Does a form of N(b) hold? A likelihood-ratio test against the form bent smoothly, p simulated from the form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.fitting.likelihood import Observations, Problem, best, maximise
-from analysis.fitting.models import Array, Model
+from analysis.fitting.models import Array, Mask, Model
 
 # Below this p a form is rejected.
 REJECTED = 0.01
@@ -65,7 +65,7 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     return Goodness(p, "", float(gain[0]), bends)
 
 
-def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Array, Array]:
+def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Mask, Array]:
     """Which problems could be fitted, and what bending adds to twice their ln likelihood."""
     fitted, before = maximise(straight, theta, tolerance=1e-5)
     shape = 1 + len(straight.model.names)
@@ -88,9 +88,7 @@ def _bent(model: Model, sizes: Array, bends: int) -> Model:
         own = len(model.names)
         g, slope = model.shape(b, parameters[:, :own], pivot)
         extra = terms(b)
-        return g + parameters[:, own:] @ extra.T, np.concatenate(
-            [slope, np.broadcast_to(extra, (*g.shape, bends))], -1
-        )
+        return g + parameters[:, own:] @ extra.T, np.concatenate([slope, np.broadcast_to(extra, (*g.shape, bends))], -1)
 
     names = (*model.names, *(f"bend_{k}" for k in range(1, bends + 1)))
     return replace(model, names=names, shape=shape, limits=(*model.limits, *[(-10.0, 10.0)] * bends))
@@ -129,7 +127,7 @@ def simulated(problem: Problem, theta: Array, count: int, rng: np.random.Generat
     g, _ = model.shape(seen.b, theta[:, 1 : 1 + k], problem.pivot)
     used = 2.0 + (k - 1)
     informed = float(seen.reached.sum())
-    sigma = math.exp(theta[0, 1 + k]) * math.sqrt(informed / max(informed - used, 1))
+    sigma: Array | float = math.exp(theta[0, 1 + k]) * math.sqrt(informed / max(informed - used, 1))
     if problem.scale is not None:
         sigma = sigma * problem.scale
     y = theta[:, :1] + g + sigma * rng.standard_normal((count, len(seen.b)))
