@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _read(given: argparse.Namespace) -> list[Source]:
     """Every source with its curves fitted; where there are several, labels begin with the source's name."""
     paths = _paths(given)
+    if not 0 < given.within < float("inf"):
+        raise InputError(f"within is {given.within!r}: it must be a finite number above 0, as in 0.10.")
     sources = []
     several = len(paths) > 1
     stems = [path.stem for path in paths]
@@ -52,7 +54,7 @@ def _read(given: argparse.Namespace) -> list[Source]:
         for curve in curves:
             curve.label = f"{name}: {curve.name}" if several else curve.label
         on_curves = [run for run in runs if run.on_a_curve]
-        sources.append(Source(path, fit_all(curves, given.growing_spread), on_curves))
+        sources.append(Source(path, fit_all(curves, given.within, given.growing_spread), on_curves))
     return sources
 
 
@@ -111,7 +113,7 @@ def _plots(given: argparse.Namespace) -> None:
     found = theory(fits, given.reference)
     folder = given.out or _beside(given) / "figures"
     evaluations = trajectories([run for source in sources for run in source.runs])
-    drawn = figures.draw(fits, evaluations, _at_thresholds(sources, given.growing_spread), found, folder)
+    drawn = figures.draw(fits, evaluations, _at_thresholds(sources), found, folder)
     print(sentences.text(fits, found, summary.differences(fits)))
     names = [path.stem for path in drawn if path.suffix == ".png"]
     print(f"\nfigures in {folder}, as PNG and SVG: {', '.join(names)}")
@@ -124,7 +126,7 @@ def _report(given: argparse.Namespace) -> None:
     report.refuse_folder(out)
     sources = _read(given)
     command = ["python", "-m", "analysis", *sys.argv[1:]]
-    thresholds = _at_thresholds(sources, given.growing_spread)
+    thresholds = _at_thresholds(sources)
     report.write(out, sources, thresholds, given.reference, command)
     for source in sources:
         for one in source.fits:
@@ -137,7 +139,7 @@ def _beside(given: argparse.Namespace) -> Path:
     return first if given.study else first.parent
 
 
-def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, list[Fit]]:
+def _at_thresholds(sources: list[Source]) -> dict[float, list[Fit]]:
     """One study's fits at its threshold and at a quarter octave to an octave easier, for the figure.
 
     No thresholds where its curves have targets of several metrics.
@@ -149,7 +151,8 @@ def _at_thresholds(sources: list[Source], growing_spread: bool) -> dict[float, l
     hardest = metric.ordered(run.hardest for run in source.runs)[0]
     octaves = [-k if metric.rising else k for k in (0.25, 0.5, 0.75, 1)]
     thresholds = [hardest, *(float(f"{hardest * 2**k:.3g}") for k in octaves)]
-    return {t: fit_all(curves_at(source.runs, source.path, t), growing_spread) for t in thresholds}
+    asked = source.fits[0]
+    return {t: fit_all(curves_at(source.runs, source.path, t), asked.margin, asked.growing_spread) for t in thresholds}
 
 
 def _targets(given: argparse.Namespace) -> None:

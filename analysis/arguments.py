@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from analysis.fitting.cheapest import AS_GOOD
+
 
 def parser() -> argparse.ArgumentParser:
     """What may be typed after `python -m analysis`; `command` says which."""
     whole = argparse.ArgumentParser(prog="python -m analysis", description="What a study's trials say.")
     commands = whole.add_subparsers(required=True, metavar="command", dest="command")
 
-    fit = commands.add_parser("fit", help="fit N(b) and report b* per curve")
+    fit = commands.add_parser("fit", help="b* per curve, with its 95 %% set")
     _sources(fit)
     fit.add_argument("--json", action="store_true", help='one object, {"curves": [...], "differences": [...]}')
     fit.add_argument("--tables", type=Path, metavar="FOLDER", help="also write every table as CSV and LaTeX")
@@ -25,13 +27,13 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, help="folder for compare.html and figures/ (default: STUDY)")
 
     predict = commands.add_parser(
-        "predict", help="b* measured, fitted, by closed form and by noise scale; what each costs"
+        "predict", help="b*, measured, by the paper's and the closed form, by noise scale; what each costs"
     )
     predict.add_argument("study", nargs="+", type=Path, help="studies' folders, as in results/quickstart")
     predict.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the hardest shared)")
     predict.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
     predict.add_argument("--json", action="store_true", help='one object, {"unit": …, "answers": […], "note": …}')
-    predict.set_defaults(csv=[], growing_spread=False)
+    predict.set_defaults(csv=[], growing_spread=False, within=AS_GOOD)
 
     plots = commands.add_parser("plots", help="draw the figures as PNG and SVG")
     _sources(plots)
@@ -73,4 +75,9 @@ def _sources(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--threshold", type=float, help="which of a study's thresholds (default: the hardest shared)")
     command.add_argument("--reference", help="the curve or optimizer that r comes from (default: adam)")
-    command.add_argument("--growing-spread", action="store_true", help="let the spread between seeds grow towards b0")
+    command.add_argument(
+        "--within", type=float, default=AS_GOOD, help="how much dearer than the least is as good (default: %(default)s)"
+    )
+    command.add_argument(
+        "--growing-spread", action="store_true", help="let the spread between seeds of the paper's form grow towards b0"
+    )

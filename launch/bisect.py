@@ -74,7 +74,8 @@ def opening(adaptive: Adaptive) -> str:
     seen = sum(len(search.known.seen) for search in adaptive.searches)
     sizes = sorted({b for search in adaptive.searches for b in search.options.sizes})
     several = f"{counted(len(adaptive.searches), 'curve')}, b from {sizes[0]} to {sizes[-1]}"
-    return f"{several}, looking for b* until {adaptive.settings.until}: {counted(seen, 'run')} on record → {adaptive.study}"
+    until = adaptive.settings.until
+    return f"{several}, looking for b* until {until}: {counted(seen, 'run')} on record → {adaptive.study}"
 
 
 class _Refill:

@@ -73,9 +73,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of b*. interval: the 95 % set, None at an end that is open; regret_95: what choosing b* may cost over
+    """What is known of b*.
 
-    the least, with 95 %. why: one clause for people.
+    interval: the 95 % set, None at an end that is open. regret_95: how much more b* may cost than the least, relatively,
+    with 95 %. why: one clause for people.
     """
 
     b_star: float | None
@@ -199,7 +200,7 @@ def propose(
 
 
 def _blind(at_work: set[int], options: Options) -> list[Proposal]:
-    """First runs, at batch sizes two candidates apart, from the middle outwards: larger ones first, which arrive sooner."""
+    """First runs, at sizes two candidates apart, from the middle outwards: larger ones first, which arrive sooner."""
     middle = (len(options.sizes) - 1) // 2
     off = [0, *(sign * step for step in range(2, len(options.sizes), 2) for sign in (1, -1))]
     sizes = [options.sizes[middle + each] for each in off if 0 <= middle + each < len(options.sizes)]

@@ -40,8 +40,9 @@ class Worth:
 class Prospects:
     """Draws of a curve, evenly weighted, and what is asked of them.
 
-    x: (G,) ln b. log_n: (S, G). cell: (S,) where each draw's b* lies, as a cell's number. regret: (S, G) ln of what each batch
-    size costs over the least; None where b* itself is asked for. most: ln of the gradients beyond which no run tells more.
+    cell: (S,) where each draw's b* lies, as one of so many `cells`. regret: (S, G) ln of what each batch size costs over the
+    least; None where b* itself is asked for. log_least: ln of the most gradients, with 97.5 %, that the best size takes.
+    ends: where b* lies, with 95 %.
     """
 
     known: Posterior
@@ -66,8 +67,8 @@ class Prospects:
     def imagined(self, runs: Sequence[tuple[int, float, float]]) -> Array:
         """Weights (J, S) after J draws of what runs at work (b, steps done, until) will say; J = 1 with none at work.
 
-        The draws are spread evenly, not random: every so many of the curve's, and of each run Kronecker's sequence of the
-        golden ratio.
+        The draws are spread evenly, not random: every so many of the curve's, and of each run Kronecker's sequence of
+        the golden ratio.
         """
         count = len(self.known.weight)
         if not runs:
@@ -84,7 +85,7 @@ class Prospects:
         return np.stack(weights)
 
     def _outcome(self, s: int, b: int, done: float, until: float, share: float) -> tuple[float, float]:
-        """The bracket of ln N at a quantile of a run that had not arrived at `done` and goes on to `until`, on one draw."""
+        """The bracket of ln N, on one draw, at a quantile of a run that hadn't arrived at `done` and goes on to `until`."""
         g, sigma = self._at(b)
         start = self._arrived(b, np.log(np.maximum([done], 1e-9)))[s, 0] if done > 0 else 0.0
         z = float(ndtri(min(max(start + share * (1 - start), 1e-9), 1 - 1e-9)))
@@ -116,7 +117,7 @@ class Prospects:
         weights: (J, S). While nothing has arrived anywhere, what counts is the chance that this run does. None where it
         can't be trained any further.
         """
-        g, sigma = self._at(b)
+        _, sigma = self._at(b)
         if any_arrived:
             dear = math.exp(min(self.log_least + _DEARER * float(np.median(sigma)) - math.log(b), 60.0))
             least = _SHORTEST * math.exp(self.log_least) / b
@@ -165,7 +166,7 @@ class Prospects:
         return (information(joint_came).cumsum(1) + information(joint_not)).mean(0)
 
     def _less_regret(self, weights: Array, came: Array, not_yet: Array) -> tuple[Array, Array]:
-        """By how much the least expected regret falls once the run's outcome by each edge is known (T,), and which part."""
+        """By how much the least expected regret falls once the outcome by each edge is known (T,), and which part."""
         assert self.regret is not None
         now = (weights @ self.regret).min(1)  # (J,)
 

@@ -1,14 +1,16 @@
-"""Our figures: the profile of b*, the probability of each b, b* against the threshold, crossings, forms."""
+"""Our figures: the posterior of b*, the probability of each size, b* against the threshold, crossings, forms."""
 
 from __future__ import annotations
+
+import math
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.special import ndtr
 
+from analysis.answer.wording import p_value
 from analysis.fitting.fit import Fit
 from analysis.fitting.models import Array
 from analysis.output import canvas
@@ -20,9 +22,8 @@ def everything(
 ) -> dict[str, Figure]:
     """By name, those that the data allow."""
     figures = {}
-    if any(one.confidence is not None for one in fits):
-        figures["profile"] = profile(fits)
-    if any(one.bootstrap is not None for one in fits):
+    if any(one.cheapest is not None and len(one.cheapest.sizes) > 1 for one in fits):
+        figures["posterior"] = density(fits)
         figures["probability"] = probability(fits)
     if len(thresholds) > 1:
         figures["targets"] = against_threshold(thresholds)
@@ -35,81 +36,71 @@ def everything(
     return figures
 
 
-def profile(fits: list[Fit]) -> Figure:
-    """How compatible each b* is with the trials: the two-sided p of the profile likelihood."""
+def density(fits: list[Fit]) -> Figure:
+    """Where b* lies, by its posterior: probability per octave, a quarter octave a bin; the 95 % set below it."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
-    ends: list[float] = []
-    for i, one in enumerate(fits):
-        confidence = one.confidence
-        if confidence is None:
-            continue
-        b = np.unique(np.interp(np.linspace(-4, 4, 400), confidence.z, confidence.values))
-        p = 2 * ndtr(-np.abs(np.interp(b, confidence.values, confidence.z)))
+    known = [(i, one, one.cheapest) for i, one in enumerate(fits) if one.cheapest is not None]
+    first = min(float(found.sizes[0]) for _, _, found in known)
+    last = max(float(found.sizes[-1]) for _, _, found in known)
+    foot = 0.05 * (len(known) + 0.5)
+    highest = 0.0
+    for row, (i, one, found) in enumerate(known):
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(b, p, color=colour, ls=DASHES[i % len(DASHES)], label=canvas.short_name(one))
+        start, end = math.log2(found.sizes[0]), math.log2(found.sizes[-1])
+        bins = np.linspace(start - 1 / 8, end + 1 / 8, max(2, round((end - start) * 4)) + 2)
+        mass, _ = np.histogram(found.log_b / math.log(2), bins, weights=found.weight, density=True)
+        axes.stairs(mass, 2**bins, color=colour, ls=DASHES[i % len(DASHES)], lw=1.4, label=canvas.short_name(one))
+        axes.stairs(mass, 2**bins, color=colour, fill=True, alpha=0.12)
+        highest = max(highest, float(mass.max()))
+        canvas.set_bar(axes, found, foot - 0.05 * (row + 0.75), colour)
         if one.measured_b_star is not None:
-            axes.plot(one.measured_b_star, 1.05, marker="*", ms=11, color=colour, mec=INK, mew=0.6, clip_on=False)
-            ends.append(one.measured_b_star)
-        ends += list(b[p > 0.002])
-    axes.axhline(0.05, color=FAINT, lw=0.8, ls=":")
-    axes.text(
-        0.01,
-        0.06,
-        "95 % interval: above",
-        transform=axes.get_yaxis_transform(),
-        ha="left",
-        va="bottom",
-        fontsize=7,
-        color=FAINT,
-    )
-    axes.set(xlabel="critical batch size b*", ylabel="compatibility with the runs (p)", ylim=(0, 1.12))
-    if ends:
-        canvas.power_ticks(axes, max(min(ends), max(ends) / 200) / 1.3, max(ends) * 1.3)
-    axes.set_title("profile likelihood of b*   (★ measured)")
+            axes.plot(one.measured_b_star, 0, marker="*", ms=11, color=colour, mec=INK, mew=0.6, zorder=5)
+    top = 1.08 * highest
+    axes.set_ylim(-top * foot / (1 - foot), top)
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
+    axes.set(xlabel="critical batch size b*", ylabel="probability per octave")
+    canvas.power_ticks(axes, first / 1.5, last * 1.5)
+    axes.set_title("posterior of b*   (bar: 95 % set, ★ measured)")
     canvas.legend(axes, fits)
     return figure
 
 
 def probability(fits: list[Fit]) -> Figure:
-    """How often each swept batch size is the minimiser of N·b when the runs are drawn again."""
+    """How likely each swept batch size is to cost the fewest gradients of them all."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     sizes = sorted({b for one in fits for b in one.curve.batch_sizes})
     width = 0.8 / len(fits)
     for i, one in enumerate(fits):
-        again = one.bootstrap
-        if again is None:
+        found = one.cheapest
+        if found is None:
             continue
-        at = np.array([sizes.index(b) for b in again.sizes]) + (i - (len(fits) - 1) / 2) * width
-        colour = COLOURS[i % len(COLOURS)]
-        axes.bar(at, again.measured, width * 0.92, color=colour, label=canvas.short_name(one))
-        shown = again.fitted > 0.004
-        axes.plot(
-            at[shown], again.fitted[shown], ls="", marker="_", ms=max(4.0, 60 * width / len(sizes)), mew=1.8, color=INK
-        )
-    axes.plot([], [], ls="", marker="_", ms=9, mew=1.8, color=INK, label="by the fit")
+        at = np.array([sizes.index(int(b)) for b in found.sizes]) + (i - (len(fits) - 1) / 2) * width
+        axes.bar(at, found.probability, width * 0.92, color=COLOURS[i % len(COLOURS)], label=canvas.short_name(one))
     axes.set_xticks(range(len(sizes)), [f"{b:g}" for b in sizes])
+    if len(sizes) > 12:
+        axes.tick_params(axis="x", labelsize=6)
     axes.grid(axis="x", visible=False)
-    axes.set(xlabel="batch size b", ylabel="probability of the least N·b", ylim=(0, 1.02))
-    axes.set_title("minimiser over 2,000 resamples of the runs")
+    axes.set(xlabel="batch size b", ylabel="probability to be the cheapest", ylim=(0, 1.02))
+    axes.set_title("which of the swept sizes costs the fewest gradients")
     canvas.legend(axes, fits)
     return figure
 
 
 def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
-    """b* against the threshold: fitted with its interval, measured as stars."""
+    """b* against the threshold, with its 95 % set (arrows at open ends); measured as stars."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
     names = {one.curve.label: canvas.short_name(one) for fits in thresholds.values() for one in fits}
     sides = " or ".join(dict.fromkeys(one.curve.side for fits in thresholds.values() for one in fits))
     at = sorted(thresholds)
     for i, label in enumerate(names):
-        found = [next((one for one in thresholds[t] if one.curve.label == label), None) for t in at]
-        shown = [(t, one) for t, one in zip(at, found, strict=True) if one is not None]
+        known = [next((one for one in thresholds[t] if one.curve.label == label), None) for t in at]
+        shown = [(t, one) for t, one in zip(at, known, strict=True) if one is not None]
         nudge = 1 + 0.012 * (i - (len(names) - 1) / 2)
         colour = COLOURS[i % len(COLOURS)]
-        fitted = [(t * nudge, one.b_star, one.b_star_ci) for t, one in shown if one.b_star is not None]
+        found = [(t * nudge, one.cheapest) for t, one in shown if one.cheapest is not None]
         axes.plot(
-            [t for t, *_ in fitted],
-            [b for _, b, _ in fitted],
+            [t for t, _ in found],
+            [there.b_star for _, there in found],
             color=colour,
             ls=DASHES[i % 7],
             lw=1.2,
@@ -117,21 +108,24 @@ def against_threshold(thresholds: dict[float, list[Fit]]) -> Figure:
             ms=4,
             label=names[label],
         )
-        for t, b, (low, high) in fitted:
-            axes.plot([t, t], [low or b / 2, high or b * 2], color=colour, lw=2.5, alpha=0.4)
+        for t, there in found:
+            axes.plot([t, t], [there.low, there.high], color=colour, lw=2.5, alpha=0.4)
+            for open_end, end, mark in ((there.open_low, there.low, "v"), (there.open_high, there.high, "^")):
+                if open_end:
+                    axes.plot(t, end, marker=mark, ms=5, color=colour, alpha=0.7)
         measured = [(t * nudge, one.measured_b_star) for t, one in shown if one.measured_b_star is not None]
         axes.plot(
             [t for t, _ in measured], [b for _, b in measured], ls="", marker="*", ms=9, color=colour, mec=INK, mew=0.5
         )
     axes.set(xlabel=f"threshold ({sides})", ylabel="critical batch size b*", xscale="log")
-    if any(one.measured_b_star is not None for fits in thresholds.values() for one in fits):
+    if any(one.cheapest is not None for fits in thresholds.values() for one in fits):
         axes.set_yscale("log", base=2)
     else:
         axes.text(0.5, 0.5, "no run reached its target", transform=axes.transAxes, ha="center", color=FAINT)
     axes.set_xticks(at, [f"{t:.3g}" for t in at])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.set_title("b* against the threshold   (★ measured, bars 95 %)")
+    axes.set_title("b* against the threshold   (bars: 95 % sets, ★ measured)")
     canvas.legend(axes, next(iter(thresholds.values())))
     return figure
 
@@ -154,6 +148,9 @@ def forms(one: Fit, colour: str, marker: str) -> Figure:
         told = (
             "too few runs to compare" if not np.isfinite(behind) else "preferred" if i == 0 else f"AICc +{behind:.1f}"
         )
+        test = one.tests.get(form.name)
+        if test is not None and test.rejected:
+            told = f"{told}, rejected {p_value(test)}"
         axes.plot(b[shown], n[shown], color=COLOURS[i], ls=DASHES[i], lw=1.5, label=f"{form.title} ({told})")
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="steps to target N(b)")
     size_ticks(axes, [one])

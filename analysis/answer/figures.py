@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.answer import diagnostics, pareto
+from analysis.answer.wording import percent
 from analysis.fitting.fit import Fit
-from analysis.fitting.models import Array, hyperbola
+from analysis.fitting.models import Array
 from analysis.output import canvas
 from analysis.output.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, plain_ticks, size_ticks
 from analysis.theory.carried import Theory
@@ -81,28 +83,32 @@ def overview(fits: list[Fit]) -> Figure:
 
 
 def estimated(fits: list[Fit], found: Theory) -> Figure:
-    """Measured, fitted and estimated b*, a row per curve."""
+    """Measured, posterior and estimated b*, a row per curve; arrows at open ends."""
     figure, axes = plt.subplots(figsize=(4.6, 1.5 + 0.6 * len(fits)), layout="constrained")
     at: list[float] = []
     for i, one in enumerate(fits):
         colour = COLOURS[i % len(COLOURS)]
-        guess, ends = found.fitted_estimate(one.curve.label)
+        guess, ends = found.from_b_star(one.curve.label)
         for value, (low, high), row, marker in (
             (one.b_star, one.b_star_ci, i - 0.16, "|"),
             (guess, ends, i + 0.16, "D"),
         ):
             if value is not None:
-                axes.plot([low or value, high or value], [row, row], color=colour, lw=2.5, alpha=0.55)
+                span = [min(low or value / 1.5, value), max(high or value * 1.5, value)]
+                axes.plot(span, [row, row], color=colour, lw=2.5, alpha=0.55)
                 axes.plot(value, row, marker=marker, ms=10 if marker == "|" else 4.5, mew=2, color=colour)
-                at += [low or value, high or value]
-        carried = found.estimate(one.curve.label)
+                for end, where, arrow in ((low, span[0], "<"), (high, span[1], ">")):
+                    if end is None:
+                        axes.plot(where, row, marker=arrow, ms=5.5, color=colour)
+                at += span
+        carried = found.from_measured(one.curve.label)
         if carried is not None:
             axes.plot(carried, i + 0.16, marker="D", ms=6, mfc="none", mec=colour, mew=1.2)
             at.append(carried)
         if one.measured_b_star is not None:
             axes.plot(one.measured_b_star, i - 0.16, marker="*", ms=12, color=colour, mec=INK, mew=0.6, zorder=4)
             at.append(one.measured_b_star)
-    keys = {"*": "measured", "|": "fitted, 95 %", "D": "estimated from the fitted b*"}
+    keys = {"*": "measured", "|": "b*, 95 %", "D": "estimated from b*"}
     for marker, text in keys.items():
         axes.plot([], [], ls="", marker=marker, ms=6, color=FAINT, mew=1.5, label=text)
     axes.plot([], [], ls="", marker="D", ms=6, mfc="none", mec=FAINT, mew=1.2, label="from the measured b*")
@@ -115,7 +121,7 @@ def estimated(fits: list[Fit], found: Theory) -> Figure:
 
 
 def _steps(axes: Axes, fits: list[Fit]) -> None:
-    """N against b, log–log: runs, medians, the fit with its band, censored runs as arrows."""
+    """N against b, log–log: runs, medians, the posterior's median and band, the paper's form, misses as arrows."""
     for i, one in enumerate(fits):
         colour, frame = COLOURS[i % len(COLOURS)], one.curve.frame
         nudge = 2.0 ** (0.09 * (i - (len(fits) - 1) / 2))  # so that curves don't cover each other's runs
@@ -127,6 +133,7 @@ def _steps(axes: Axes, fits: list[Fit]) -> None:
             axes.plot(b[missed], n[missed], ls="", marker=mark, ms=8 if outcome == "censored" else 5, color=colour)
         _line(axes, one, colour, DASHES[i % 7], lambda size, steps: steps)
         _medians(axes, one, i, colour, 1.0)
+    _paper_key(axes, fits)
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel="steps to target N(b)")
     size_ticks(axes, fits)
     axes.set_title(canvas.target(fits) + _missed(fits))
@@ -138,7 +145,7 @@ def _missed(fits: list[Fit]) -> str:
 
 
 def _sfo(axes: Axes, fits: list[Fit]) -> None:
-    """N·b against b: medians, the fit, and b* as measured (star) and fitted (line with its interval)."""
+    """N·b against b: medians, the posterior, sizes as good (shaded), b* with its set (bar), as measured (star)."""
     for i, one in enumerate(fits):
         colour = COLOURS[i % len(COLOURS)]
         unit = one.curve.gradients
@@ -147,16 +154,25 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
         if one.measured_b_star is not None:
             least = one.curve.medians()[one.measured_b_star] * one.measured_b_star * unit
             axes.plot(one.measured_b_star, least, marker="*", ms=15, color=colour, mec=INK, mew=0.7, zorder=5)
-        if one.b_star is not None and one.sfo is not None:
-            low, high = one.b_star_ci
-            first = one.curve.batch_sizes[0] / 1.6
-            axes.plot(
-                [max(low or first, first), high or one.b_star], [one.sfo] * 2, color=colour, lw=3, alpha=0.5, zorder=4
-            )
-            axes.plot(one.b_star, one.sfo, marker="|", ms=12, mew=2, color=colour, zorder=5)
-    axes.plot([], [], ls="", marker="*", ms=11, color=FAINT, mec=INK, mew=0.7, label="measured b*")
-    axes.plot([], [], ls="-", lw=3, marker="|", ms=12, mew=2, color=FAINT, label="fitted b*, 95 %")
+    known = [(i, one.cheapest) for i, one in enumerate(fits) if one.cheapest is not None]
+    for row, (i, found) in enumerate(known):
+        colour = COLOURS[i % len(COLOURS)]
+        if found.as_good is not None:
+            low, high = found.as_good
+            axes.axvspan(low * 0.98, high * 1.02, color=colour, alpha=0.13, lw=0, zorder=0)
+        canvas.set_bar(axes, found, 0.04 * (len(known) - row), colour)
+    if any(one.measured_b_star is not None for one in fits):
+        axes.plot([], [], ls="", marker="*", ms=11, color=FAINT, mec=INK, mew=0.7, label="measured b*")
+    if known:
+        axes.plot([], [], ls="-", lw=3, marker="|", ms=10, mew=2, color=FAINT, label="b*, 95 % set")
+    if any(one.cheapest is not None and one.cheapest.as_good is not None for one in fits):
+        axes.fill_between([], [], color=FAINT, alpha=0.25, lw=0, label=f"all within {percent(fits[0].margin)}")
+    _paper_key(axes, fits)
     axes.set(xscale="log", yscale="log", xlabel="batch size b", ylabel=f"SFO complexity {canvas.sfo(fits)}")
+    if known:  # room for the bars below the curves
+        low, high = np.log(axes.get_ylim())
+        foot = 0.04 * (len(known) + 1)
+        axes.set_ylim(math.exp(low - (high - low) * foot / (1 - foot)), math.exp(high))
     size_ticks(axes, fits)
     axes.set_title(canvas.target(fits))
 
@@ -182,19 +198,31 @@ def _medians(axes: Axes, one: Fit, index: int, colour: str, scale: float | None)
 
 
 def _line(axes: Axes, one: Fit, colour: str, dashes: Any, of: Any) -> None:
-    """The fitted curve and its band, drawn where it is above b0 and not far off the data."""
-    b0 = one.hyperbola.b0
-    if one.n_inf is None or b0 is None:
+    """The posterior's median curve and its 95 % band over the swept sizes; the paper's form, thin."""
+    if one.levels is None or len(one.levels[0]) < 2:
         return
-    sizes = one.curve.batch_sizes
-    b: Array = np.geomspace(sizes[0] / 1.5, sizes[-1] * 1.3, 400)
+    b, (low, centre, high) = one.levels
     top = 4 * one.curve.frame["steps"].max()
-    centre = hyperbola(b, one.n_inf, b0)
-    low, high = one.band(b)
     shown = centre <= top
     axes.plot(b[shown], of(b, centre)[shown], ls=dashes, lw=1.4, color=colour)
     shown = low <= top
     axes.fill_between(b[shown], of(b, low)[shown], of(b, np.minimum(high, top))[shown], color=colour, alpha=0.15, lw=0)
+    if one.hyperbola.n_inf is not None:
+        sizes: Array = np.geomspace(b[0], b[-1], 400)
+        steps = one.hyperbola.predict(sizes)
+        near = steps <= top
+        axes.plot(sizes[near], of(sizes, steps)[near], ls=(0, (4, 3)), lw=0.8, color=FAINT, zorder=1.5)
+
+
+def _paper_key(axes: Axes, fits: list[Fit]) -> None:
+    """What the thin grey line is, and that it is rejected where it is."""
+    drawn = [one for one in fits if one.hyperbola.n_inf is not None]
+    if not drawn:
+        return
+    rejected = [one for one in drawn if one.goodness.rejected]
+    named = "" if len(rejected) == len(drawn) else f": {', '.join(canvas.short_name(one) for one in rejected)}"
+    label = "paper's form" + (f" (rejected{named})" if rejected else "")
+    axes.plot([], [], ls=(0, (4, 3)), lw=0.8, color=FAINT, label=label)
 
 
 def metric_against_steps(evaluations: dict[str, pd.DataFrame], fits: list[Fit]) -> Figure:

@@ -1,32 +1,30 @@
-"""What must be said beside a fit: what can't be told, what the form alone decides, what to sweep next."""
+"""What is said beside a headline: what can't be told, what rests on the sweep's edges, what to sweep next."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
+from analysis.answer.wording import PAPER, holds, verdict
 from analysis.fitting.fit import Fit
-from analysis.fitting.forms import Form, Forms
+from analysis.output.tables import short, with_interval
 
 
 def notes(fit: Fit) -> list[str]:
-    """Sentences, the most important first."""
-    found = [*flags(fit), *_forms(fit), *_data(fit)]
+    """Sentences, the most important first; none says of b* what the headline excludes."""
+    found = [*_missing(fit), *_edges(fit), *_stopped(fit), *_measured(fit), *_data(fit), *_paper(fit), *_forms(fit)]
     following = next_batch_sizes(fit)
     if following:
         found.append(f"Sweep next: batch_size={','.join(map(str, following))}{_until(fit, following)}.")
     return found
 
 
-def flags(fit: Fit) -> list[str]:
-    """What rests on the sweep's edges or on too few trials."""
-    return [*_missing(fit), *_fitted(fit), *_edges(fit)]
-
-
 def _until(fit: Fit, following: list[int]) -> str:
-    return ", until a trial is censored" if following[0] < fit.curve.batch_sizes[0] else ""
+    return ", until N·b rises" if following[0] < fit.curve.batch_sizes[0] else ""
 
 
 def _reached_sizes(fit: Fit) -> list[int]:
@@ -34,14 +32,12 @@ def _reached_sizes(fit: Fit) -> list[int]:
     return sorted(frame.loc[frame["outcome"] == "reached", "batch_size"].unique().tolist())
 
 
-def pinned(fit: Fit) -> bool:
-    """Whether every run that didn't diverge reached its target, so that the form's ceiling is b* < 2 b_min."""
-    return bool(_reached_sizes(fit)) and fit.censored == 0
+def _sizes(sizes: Sequence[float]) -> str:
+    return ", ".join(f"{b:g}" for b in sizes)
 
 
 def _missing(fit: Fit) -> list[str]:
-    """Why there is no fit, or only half of one."""
-    sizes = _reached_sizes(fit)
+    """Runs that diverged, and why there is nothing to tell where no run arrived."""
     found = []
     if fit.diverged:
         counts = fit.curve.shares()
@@ -50,107 +46,121 @@ def _missing(fit: Fit) -> list[str]:
             for b, d, n in zip(counts.index, counts["diverged"], counts["runs"], strict=True)
             if d
         )
-        found.append(f"Diverged and left out of the fit: {where}; the measured b* counts them as misses.")
+        found.append(f"Diverged: {where}; a diverged run counts as one that never arrives.")
     if fit.diverged == len(fit.curve.frame):
-        found.append("Every run diverged: there is nothing to fit.")
-    elif not sizes:
+        found.append("Every run diverged: nothing can be told.")
+    elif fit.cheapest is None:
         most = fit.curve.frame["steps"].max()
         found.append(
             f"No run reached its target within {most:,.0f} steps: raise the budget or the threshold, "
             "or sweep larger batch sizes."
         )
-    elif len(sizes) < 3:
-        high = fit.b_star_ci[1]
-        least = f"b* ≤ {high:.3g} (95 %)" if high is not None else f"b* < {2 * sizes[0]:g}"
-        known = f"b0 is below the smallest of them, so {least}"
-        if fit.b_star_ci[0] is not None:
-            known += f" and b* ≥ {fit.b_star_ci[0]:.3g} (95 %)"
-        found.append(
-            f"The target was reached at {len(sizes)} batch size{'s' * (len(sizes) > 1)} only: "
-            f"a fit needs three; {known} in this form."
-        )
-    elif fit.hyperbola.problem is None:
-        found.append(
-            f"Too few runs whose N has two ends: neither a fit nor an interval; in this form b* < {2 * sizes[0]:g}."
-        )
-    elif fit.hyperbola.sigma is not None and fit.hyperbola.sigma < 0.002:
-        found.append(
-            "The spread between runs can't be told from 0: every bracket holds the curve, "
-            "and b* is one of the values they allow."
-        )
-    return found
-
-
-def _fitted(fit: Fit) -> list[str]:
-    """Where a parameter lies at its bound, and where the form alone holds b*."""
-    found: list[str] = []
-    sizes = _reached_sizes(fit)
-    if len(sizes) < 3 or fit.hyperbola.problem is None:
-        return found
-    low, high = fit.b_star_ci
-    if fit.hyperbola.rising:
-        found.append("N(b) rises with b beyond its spread: the theory's form doesn't hold for these trials.")
-    elif low is None and high is not None:
-        found.append(f"b0 can't be told from 0: only b* ≤ {high:.3g} is known.")
-    elif high is None:
-        known = f"b* ≥ {low:.3g} and, " if low is not None else ""
-        found.append(
-            f"b0 may lie anywhere up to {sizes[0]:g}: {known}in this form, b* < {2 * sizes[0]:g} is all that is known."
-        )
-    if pinned(fit):
-        found.append(
-            f"Every run reached its target, so this form can only answer b* < {2 * sizes[0]:g} "
-            "(twice the smallest batch size): the evidence for b0 is trials that never arrive."
-        )
-    elif high is not None and high > 1.8 * sizes[0]:
-        here = fit.curve.shares().loc[sizes[0]]
-        found.append(
-            f"{here['reached']} of {here['runs']} runs reached the target at b = {sizes[0]:g}, "
-            f"which holds b* below {2 * sizes[0]:g} in this form."
-        )
     return found
 
 
 def _edges(fit: Fit) -> list[str]:
-    """A measured b* at an edge of the sweep, or far from the fitted one."""
-    found: list[str] = []
-    sizes, measured = fit.curve.batch_sizes, fit.measured_b_star
-    if measured is None or len(sizes) < 2:
-        return found
-    if measured == sizes[0] > 1:
-        found.append(f"The least N·b is at the smallest batch size swept, {sizes[0]:g}: b* may lie below it.")
-    if measured == sizes[-1]:
-        found.append(f"The least N·b is at the largest batch size swept, {sizes[-1]:g}: b* may lie above it.")
-    if fit.b_star is not None:
-        low, high = (end if end is not None else fit.b_star for end in fit.b_star_ci)
-        if not low / 2 <= measured <= high * 2:
-            found.append(
-                f"The measured b* of {measured:g} is more than an octave outside the fitted interval: "
-                "the curve doesn't follow this form, or the seeds are too few for the measured one."
-            )
+    """Where the set of b* rests on an edge of the sweep."""
+    one = fit.cheapest
+    if one is None or len(one.sizes) < 2:
+        return []
+    found = []
+    first, last = one.sizes[0], one.sizes[-1]
+    if one.open_low and first > 1 and first not in dict(stopped_early(fit)):
+        found.append(f"The 95 % set reaches the smallest size tried, {first:g}: a smaller one may be cheaper.")
+    if one.open_high and last not in dict(stopped_early(fit)):
+        found.append(f"The 95 % set reaches the largest size tried, {last:g}: a larger one may be cheaper.")
     return found
+
+
+def stopped_early(fit: Fit) -> list[tuple[float, float]]:
+    """Batch sizes in the set at which too few runs arrived for a median, and the most gradients that they spent.
+
+    Only those whose runs spent fewer gradients than the best size may take: they can't show that their size is dearer.
+    """
+    one = fit.cheapest
+    if one is None:
+        return []
+    frame = fit.curve.frame
+    bounds = fit.curve.median_bounds()
+    found = []
+    for b in one.sizes[(one.sizes >= one.low) & (one.sizes <= one.high)]:
+        waiting = frame[(frame["batch_size"] == b) & (frame["outcome"] == "censored")]
+        spent = float((waiting["steps"] * b).max()) if len(waiting) else math.inf
+        if math.isinf(bounds.loc[b, "high"]) and spent < one.least_ci[1]:
+            found.append((float(b), spent))
+    return found
+
+
+def _stopped(fit: Fit) -> list[str]:
+    early = stopped_early(fit)
+    if not early or fit.cheapest is None:
+        return []
+    unit, needed = fit.curve.gradients, fit.cheapest.least_ci[1]
+    told = ", ".join(f"b = {b:g} after {short(unit * spent)}" for b, spent in early)
+    steps = ", ".join(f"{short(math.ceil(needed / b))} steps at b = {b:g}" for b, _ in early)
+    return [
+        f"Stopped before they could show that their size is dearer (in gradients): {told}; the best size takes up to "
+        f"{short(unit * needed)}. Let them go on to {steps}."
+    ]
+
+
+def _measured(fit: Fit) -> list[str]:
+    """The paper's argmin over swept sizes, where it isn't one size inside the set."""
+    one, measured = fit.cheapest, fit.measured
+    if one is None or not measured.candidates:
+        return []
+    if measured.b_star is None:
+        bounds = fit.curve.median_bounds()
+        best = int((bounds["high"] * bounds.index).idxmin())
+        rivals = [b for b in measured.candidates if b != best]
+        told = " or ".join(f"{b:g}" for b in measured.candidates)
+        return [
+            f"Measured b*: {told}, which can't be told apart, because runs at b = {_sizes(rivals)} stopped before they "
+            f"had spent as many gradients as the median run at {best:g} takes."
+        ]
+    if one.low <= measured.b_star <= one.high:
+        return []
+    runs = int((fit.curve.frame["batch_size"] == measured.b_star).sum())
+    return [
+        f"Measured b*: {measured.b_star:g}, which lies outside the 95 % set; a median of {runs} run{'s' * (runs != 1)} "
+        "can't be told apart from its neighbours' by itself, and the set is what all sizes say together."
+    ]
+
+
+def _paper(fit: Fit) -> list[str]:
+    """What the paper's form says, under its name."""
+    form, test, sizes = fit.hyperbola, fit.goodness, _reached_sizes(fit)
+    if not sizes:
+        return []
+    lead = holds(test)
+    found = [f"{lead[0].upper()}{lead[1:]}"]
+    low, high = form.b_star_ci
+    if len(sizes) < 3:
+        found = [f"The paper's form needs three batch sizes that arrived, and there are {len(sizes)}"]
+    elif form.rising:
+        found.append("N(b) rises with b beyond its spread, which it can't in this form")
+    elif form.b_star is not None or low is not None or high is not None:
+        found.append(
+            f"its own b* is {with_interval(form.b_star, form.b_star_ci)}{', rejected with it' * test.rejected}"
+        )
+    if len(sizes) >= 3 and fit.censored == 0 and not form.rising:
+        found.append(
+            f"every run arrived, so that it can only answer less than {2 * sizes[0]:g}, twice the smallest size"
+        )
+    if form.sigma is not None and form.sigma < 0.002:
+        found.append("its spread between runs can't be told from 0")
+    return [f"{'; '.join(found)}."]
 
 
 def _forms(fit: Fit) -> list[str]:
     """What the rivals say."""
     forms = fit.forms
-    best = forms.preferred
-    if best is None:
+    if forms.preferred is None:
         return []
-    found = [verdict(forms)]
-    behind = forms.behind("hyperbola")
-    if fit.b_star is not None and behind >= 10:
-        found.append(
-            f"Don't read b* = {fit.b_star:.3g} from the hyperbola here: it is {behind:.0f} behind in AICc"
-            + (
-                " and held down by the smallest batch size."
-                if pinned(fit) and fit.b_star > fit.curve.batch_sizes[0]
-                else "."
-            )
-        )
-    two_term = forms.form("two_term")
-    if two_term is not None and forms.behind("two_term") < 10:
-        b_crit, sizes = two_term.values["B_crit"], _reached_sizes(fit)
+    found = [verdict(fit)]
+    two_term, sizes = forms.form("two_term"), _reached_sizes(fit)
+    if two_term is not None and forms.behind("two_term") < 10 and not fit.tests["two_term"].rejected:
+        b_crit = two_term.values["B_crit"]
         if b_crit > sizes[-1]:
             found.append(f"B_crit = {b_crit:,.0f} lies beyond the largest batch size that reached, {sizes[-1]:g}.")
         elif b_crit < sizes[0] / 4 and not fit.hyperbola.rising:
@@ -158,56 +168,18 @@ def _forms(fit: Fit) -> list[str]:
     return found
 
 
-def verdict(forms: Forms) -> str:
-    """Which forms the data prefer, and what b* each implies, in one sentence."""
-    best = forms.preferred
-    if best is None:
-        return "Too few runs to compare forms."
-    close = forms.close()
-    if len(close) > 1:
-        told = "; ".join(f"{_called(form)}: {_implied(form)}" for form in close)
-        return f"This sweep can't tell these forms apart (AICc within 2): {told}."
-    formulae = [form for form in forms.ranked if form is not best and math.isfinite(form.aicc)]
-    lead = f" by {formulae[0].aicc - best.aicc:.0f} in AICc over {_called(formulae[0])}" if formulae else ""
-    return f"The data prefer {_called(best)}{lead}: {_implied(best)}."
-
-
-def _called(form: Form) -> str:
-    names = {"hyperbola": "the paper's hyperbola", "two_term": "S_min (1 + B_crit/b)", "power_law": "the power law"}
-    return names.get(form.name, "a monotone curve that follows no formula here")
-
-
-def _implied(form: Form) -> str:
-    if form.name == "two_term":
-        return f"N·b has no minimum inside, B_crit = {form.values['B_crit']:.3g}"
-    if form.b_star is None:
-        return f"N·b has no minimum inside{_power(form)}"
-    if form.name == "monotone":
-        return f"least N·b at b = {form.b_star:g}"
-    return f"b* = {form.b_star:.3g}{_power(form)}"
-
-
-def _power(form: Form) -> str:
-    """The power law's exponent: a minimum exists where it is above 1."""
-    if form.name != "power_law":
-        return ""
-    low, high = (f"{end:.2g}" if end is not None else "open" for end in form.intervals["p"])
-    return f" (p = {form.values['p']:.2g}, 95 % {low}–{high})"
-
-
 def _data(fit: Fit) -> list[str]:
     """Seeds, brackets and runs left out."""
     found = []
     frame = fit.curve.frame
     runs = frame.groupby("batch_size").size()
-    if fit.hyperbola.problem is not None and runs.max() < 2:
+    if fit.cheapest is not None and runs.max() < 2:
         found.append(
-            "One seed per batch size: the spread between seeds is inferred from the curve's shape alone, "
-            "and the bootstrap is parametric."
+            "One seed per batch size: how far seeds differ is inferred from the smoothness of the curve alone."
         )
     uneven = runs[runs < runs.max()]
     if len(uneven):
-        found.append(f"Fewer runs than the {runs.max()} elsewhere at b = {', '.join(f'{b:g}' for b in uneven.index)}.")
+        found.append(f"Fewer runs than the {runs.max()} elsewhere at b = {_sizes(uneven.index.tolist())}.")
     if fit.curve.changing:
         found.append(
             f"{fit.curve.changing} runs of the study change their batch size, or branch from another run: they are "
@@ -229,12 +201,14 @@ def _data(fit: Fit) -> list[str]:
         )
     wild = _wild(reached)
     if len(wild):
-        where = ", ".join(f"{b:g}" for b in wild)
-        found.append(f"Seeds disagree more than elsewhere at b = {where}: fit with --growing-spread beside this.")
+        found.append(
+            f"Seeds disagree more than elsewhere at b = {_sizes(wild)}: b* allows for that; {PAPER} does "
+            "with --growing-spread."
+        )
     return found
 
 
-def _wild(reached: pd.DataFrame) -> list[int]:
+def _wild(reached: pd.DataFrame) -> list[float]:
     """Batch sizes whose seeds spread over three times as far in ln N as elsewhere, and over a tenth."""
     spread = np.log(reached["steps"].astype(float)).groupby(reached["batch_size"]).agg(["var", "count"])
     spread = spread[spread["count"] > 1]
@@ -243,26 +217,34 @@ def _wild(reached: pd.DataFrame) -> list[int]:
         others = spread.drop(index=b)
         usual = np.average(others["var"], weights=others["count"] - 1) if len(others) else np.inf
         if row["var"] > max(9 * usual, 0.01):
-            found.append(b)
+            found.append(float(b))
     return found
 
 
+# A size closer than this to one that was swept, in octaves, tells nothing new.
+_APART = 0.3
+
+
 def next_batch_sizes(fit: Fit) -> list[int]:
-    """Batch sizes that would tell most about b*, beyond those swept; empty where more seeds are what is missing."""
-    swept, reached = fit.curve.batch_sizes, _reached_sizes(fit)
-    measured = fit.measured_b_star
+    """Batch sizes that would tell most about b*, beyond those swept; empty where other runs are what is missing."""
+    swept, one = fit.curve.batch_sizes, fit.cheapest
+    larger = [int(swept[-1] * 2), int(swept[-1] * 4)]
     if fit.diverged == len(fit.curve.frame):
         return []
-    if not reached or measured == swept[-1] or reached[0] == swept[-1]:
-        return [int(swept[-1] * 2), int(swept[-1] * 4)]
-    down = [int(swept[0] // k) for k in (2, 4, 8) if swept[0] / k >= 1]
-    if down and (measured == swept[0] or pinned(fit)):
-        return down
-    if fit.b_star is None or None in fit.b_star_ci:
-        return []
-    low, high = fit.b_star_ci
-    assert low is not None
-    assert high is not None
-    half = round(fit.b_star)
-    unswept = half not in swept and swept[0] < half < swept[-1]
-    return [half] if unswept and high / low > 2 and min(abs(math.log2(half / b)) for b in swept) > 0.3 else []
+    if one is None:
+        return larger
+    early = dict(stopped_early(fit))
+    found = []
+    if one.open_low and swept[0] not in early:
+        found += [int(swept[0] // k) for k in (2, 4, 8) if swept[0] / k >= 1]
+    if one.open_high and swept[-1] not in early:
+        found += larger
+    if found or one.open_low or one.open_high or one.octaves <= 1:
+        return found
+    gaps = [(high / low, round(math.sqrt(low * high))) for low, high in pairwise(swept)]
+    inside = [
+        (ratio, b)
+        for ratio, b in gaps
+        if one.low < b < one.high and min(abs(math.log2(b / other)) for other in swept) > _APART
+    ]
+    return [max(inside)[1]] if inside else []

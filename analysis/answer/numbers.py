@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.answer.notes import notes
 from analysis.answer.sentences import sentence
+from analysis.answer.summary import probability
 from analysis.fitting.difference import Difference
 from analysis.fitting.fit import Fit
 from analysis.output.plain import finite
@@ -18,25 +19,25 @@ def to_dict(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Differ
     rows = []
     for one in fits:
         label = one.curve.label
-        fitted, interval = found.fitted_estimate(label) if found else (None, (None, None))
-        again = one.bootstrap
+        carried, interval = found.from_b_star(label) if found else (None, (None, None))
         rows.append(
             {
                 **_numbers(one),
-                "estimated_b_star": found.estimate(label) if found else None,
-                "estimated_from_fitted": fitted,
-                "estimated_from_fitted_ci": list(interval),
-                "ratio": found.ratio if found else None,
+                "hyperbola": _paper(one),
+                "forms": [{**form, **_test(one, form["name"])} for form in one.forms.to_dict()],
                 "costs": one.costs.to_dict() if one.costs else None,
-                "verdict": sentence(one),
-                "forms": one.forms.to_dict(),
-                "bootstrap": None
-                if again is None
-                else {
-                    "kind": again.kind,
-                    **{f"{name}_ci": list(again.intervals[name]) for name in ("b_star", "n_inf", "sfo")},
-                    "probability": {f"{b:g}": p for b, p in zip(again.sizes, again.measured.tolist(), strict=True)},
+                "variants": {
+                    name: {"b_star": other.b_star, "b_star_ci": list(other.b_star_ci)}
+                    for name, other in one.variants.items()
                 },
+                "estimated_b_star": found.from_measured(label) if found else None,
+                "estimated_from_b_star": carried,
+                "estimated_from_b_star_ci": list(interval),
+                "ratio": found.measured_ratio if found else None,
+                "ratio_from_b_star": found.ratio if found else None,
+                "ratio_from_b_star_ci": list(found.ratio_ci) if found else [None, None],
+                "verdict": sentence(one),
+                "notes": notes(one),
             }
         )
     apart = [{**vars(d), "interval": list(d.interval), "decided": d.decided} for d in pairs]
@@ -46,26 +47,52 @@ def to_dict(fits: list[Fit], found: Theory | None = None, pairs: Sequence[Differ
 
 
 def _numbers(one: Fit) -> dict[str, Any]:
-    """What was run, estimates, intervals as pairs, and notes."""
-    fitted = one.hyperbola
+    """What was run, and b* with all that is known of it."""
+    known = one.cheapest
     return {
         "label": one.curve.label,
         "optimizer": one.curve.optimizer,
+        "about": one.curve.about,
         "threshold": one.curve.threshold,
         "target": one.curve.target,
         "runs": len(one.curve.frame),
-        "n_inf": one.n_inf,
-        "b0": fitted.b0,
-        "b_star": one.b_star,
-        "sigma": fitted.sigma,
-        "kappa": fitted.kappa,
-        "sfo": one.sfo,
-        "measured_b_star": one.measured_b_star,
         "censored": one.censored,
+        "abandoned": one.curve.abandoned,
         "diverged": one.diverged,
+        "b_star": one.b_star,
         "b_star_ci": list(one.b_star_ci),
-        "n_inf_ci": list(one.n_inf_ci),
+        "probability": {f"{b:g}": p for b, p in probability(one).items()},
+        "margin": one.margin,
+        "as_good": list(known.as_good) if known and known.as_good else None,
+        "regret_95": known.regret_95 if known else None,
+        "sfo": one.sfo,
         "sfo_ci": list(one.sfo_ci),
-        "log_likelihood": fitted.log_likelihood,
-        "notes": notes(one),
+        "measured_b_star": one.measured_b_star,
+        "measured_candidates": list(one.measured.candidates),
     }
+
+
+def _paper(one: Fit) -> dict[str, Any]:
+    """What the paper's form says, and whether it holds."""
+    form = one.hyperbola
+    return {
+        "n_inf": form.n_inf,
+        "n_inf_ci": list(form.n_inf_ci),
+        "b0": form.b0,
+        "b_star": form.b_star,
+        "b_star_ci": list(form.b_star_ci),
+        "sfo": form.sfo,
+        "sfo_ci": list(form.sfo_ci),
+        "sigma": form.sigma,
+        "kappa": form.kappa,
+        "log_likelihood": form.log_likelihood,
+        **_test(one, "hyperbola"),
+    }
+
+
+def _test(one: Fit, name: str) -> dict[str, Any]:
+    """The test of one form: p_value is null where it can't be told, and `untested` says why."""
+    test = one.goodness if name == "hyperbola" else one.tests.get(name)
+    if test is None:
+        return {"p_value": None, "rejected": False, "untested": "no formula"}
+    return {"p_value": test.p, "rejected": test.rejected, "untested": test.why or None}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.fitting.costs import Cost, Costs, front
 from analysis.fitting.fit import Fit
-from analysis.fitting.models import Array, hyperbola
+from analysis.fitting.models import Array
 from analysis.output import canvas
 from analysis.output.canvas import COLOURS, FAINT, INK, MARKERS
 
@@ -31,7 +31,7 @@ def _able(one: Fit, costs: Costs, name: str) -> bool:
 
 
 def against(fits: list[Fit], name: str) -> Figure:
-    """One panel per curve: each batch size's median run and its seeds, the front, the fit, and where each is least.
+    """One panel per curve: each size's median run and its seeds, the front, the median curve, and where each is least.
 
     name: gradients, hours or energy. Every fit has costs of that name.
     """
@@ -57,7 +57,7 @@ def against(fits: list[Fit], name: str) -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
     for axes in list(grid.flat)[len(fits) :]:
         axes.remove()
-    lines = (("", "-", 2.2, "front"), ("", "--", 0.9, "the fit"))
+    lines = (("", "-", 2.2, "front"), ("", "--", 0.9, "median curve"))
     keys = (*lines, ("*", "", 0, f"least {titles[name]}"), ("D", "", 0, "least time"))
     for marker, dashes, width, text in keys:
         face = "white" if marker == "D" else FAINT
@@ -86,7 +86,7 @@ def _panel(axes: Axes, one: Fit, costs: Costs, name: str, index: int) -> None:
         axes.annotate(
             f"{b:g}", (at_x, at_y), xytext=(6, 4), textcoords="offset points", fontsize=7, color=INK, zorder=6
         )
-    _fitted(axes, one, price, time, colour)
+    _curve(axes, one, price, time, colour)
     axes.set(xscale="log", yscale="log")
     axes.set_title(canvas.short_name(one))
     axes.margins(0.12)
@@ -102,20 +102,18 @@ def _gradients(one: Fit, runs: pd.DataFrame) -> pd.Series:
     return runs["steps"] * runs["batch_size"] * one.curve.gradients
 
 
-def _fitted(axes: Axes, one: Fit, price: Cost | None, time: Cost, colour: str) -> None:
-    """The fit's own curve over the batch sizes that arrived, and where each of the two costs is least on it."""
-    n_inf, b0 = one.n_inf, one.hyperbola.b0
-    if n_inf is None or b0 is None:
+def _curve(axes: Axes, one: Fit, price: Cost | None, time: Cost, colour: str) -> None:
+    """The posterior's median curve over the sizes that arrived, and where each of the two costs is least on it."""
+    dearest = one.cheapest if price is None else price.cheapest
+    if dearest is None or time.cheapest is None:
         return
     sizes = time.points.index.to_numpy(float)
 
     def costs(b: Array) -> tuple[Array, Array]:
-        steps = hyperbola(b, n_inf or 0.0, b0 or 0.0)
-        return (one.curve.gradients * b * steps if price is None else price.at(b, steps)), time.at(b, steps)
+        steps = one.predict(b)
+        return steps * (one.curve.gradients * b if price is None else price.of_a_step(b)), steps * time.of_a_step(b)
 
-    least = one.b_star if price is None else price.b_star
-    b = np.geomspace(min(sizes[0], least or sizes[0]), sizes[-1], 300)
-    axes.plot(*costs(b), ls="--", lw=0.9, color=colour)
-    for at, marker, size, face in ((least, "*", 11, colour), (time.b_star, "D", 6, "white")):
-        if at is not None:
-            axes.plot(*costs(np.array([at])), marker=marker, ms=size, mfc=face, mec=INK, mew=0.9, ls="", zorder=5)
+    ends = [sizes[0], sizes[-1], dearest.b_star, time.cheapest.b_star]
+    axes.plot(*costs(np.geomspace(min(ends), max(ends), 300)), ls="--", lw=0.9, color=colour)
+    for at, marker, size, face in ((dearest.b_star, "*", 11, colour), (time.cheapest.b_star, "D", 6, "white")):
+        axes.plot(*costs(np.array([at])), marker=marker, ms=size, mfc=face, mec=INK, mew=0.9, ls="", zorder=5)

@@ -1,4 +1,4 @@
-"""Four answers to what b* is, side by side, each with the device time that it takes to have it."""
+"""Answers to what b* is, side by side, each with the device time that it takes to have it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from analysis.answer.source import Source
+from analysis.answer.wording import PAPER, mark
 from analysis.curves.studies import Run
 from analysis.fitting.fit import Fit
 from analysis.fitting.profile import LIMIT, Interval
@@ -16,6 +17,7 @@ from analysis.theory.carried import Theory
 from cbs.outcome import Evaluation, Noise
 from cbs.record import read_json
 
+B_STAR = "b*"
 NETWORKS = ("generator", "discriminator")
 
 
@@ -23,8 +25,9 @@ NETWORKS = ("generator", "discriminator")
 class Answer:
     """One answer for one curve; b_star is None where it has none, and `source` says why.
 
-    kind: measured, fitted, closed form, or "noise, <network>". interval: 95 %. hours: device hours of the runs
-    that it needs. step: of a noise scale. source: from what it comes, in words.
+    kind: measured, b*, the paper's form, closed form, or "noise, <network>". interval: 95 %, None at an
+    open end. hours: device hours of the runs that it needs. step: of a noise scale. source: from what it comes, in
+    words.
     """
 
     curve: str
@@ -37,7 +40,7 @@ class Answer:
 
 
 def predict(sources: Sequence[Source], found: Theory | None) -> list[Answer]:
-    """Every curve's answers: measured, fitted, closed form, and noise scales at the start and the end of one run."""
+    """Every curve's answers: measured, b*, the paper's and closed form, noise scales at one run's start and end."""
     pairs = [(one, [r for r in s.runs if r.group == one.curve.group]) for s in sources for one in s.fits if s.runs]
     costs = {one.curve.name: sum(map(device_hours, runs)) for one, runs in pairs}
     answers = []
@@ -45,8 +48,14 @@ def predict(sources: Sequence[Source], found: Theory | None) -> list[Answer]:
         name = one.curve.name
         target = f" to {one.curve.target}" if one.curve.target else ""
         every = f"all {len(runs)} runs{target}"
-        answers.append(Answer(name, "measured", one.measured_b_star, (None, None), costs[name], every))
-        answers.append(Answer(name, "fitted", one.b_star, one.b_star_ci, costs[name], every))
+        apart = " or ".join(f"{b:g}" for b in one.measured.candidates)
+        unknown = f"{apart} can't be told apart, from " if one.measured_b_star is None and apart else ""
+        answers.append(Answer(name, "measured", one.measured_b_star, (None, None), costs[name], f"{unknown}{every}"))
+        answers.append(Answer(name, B_STAR, one.b_star, one.b_star_ci, costs[name], every))
+        form = one.hyperbola
+        rejected = mark(one.goodness).strip()
+        said = f"{rejected} {every}".strip()
+        answers.append(Answer(name, PAPER.removeprefix("the "), form.b_star, form.b_star_ci, costs[name], said))
         answers.append(_closed_form(one, found, costs))
         answers += _noise(name, runs)
     return answers
@@ -54,9 +63,11 @@ def predict(sources: Sequence[Source], found: Theory | None) -> list[Answer]:
 
 def _closed_form(one: Fit, found: Theory | None, costs: dict[str, float]) -> Answer:
     name, kind = one.curve.name, "closed form"
-    estimate = found.estimate(one.curve.label) if found else None
+    estimate = found.from_measured(one.curve.label) if found else None
     if found is None or estimate is None:
         why = "no curve to take r from" if found is None else "no closed form, or another network than r's"
+        if found is not None and found.measured_ratio is None:
+            why = f"sizes of {found.source} can't be told apart, so no measured b* to take r from"
         return Answer(name, kind, None, (None, None), None, why)
     if name == found.source:
         return Answer(name, kind, estimate, (None, None), 0.0, "predicts nothing: r comes from this measured b*")
@@ -129,10 +140,10 @@ def _device(run: Run) -> str:
 
 
 def table(answers: Sequence[Answer], unit: str) -> Table:
-    """One row per curve and answer, with its ratio to the fitted b* (to the measured one where nothing was fitted)."""
+    """One row per curve and answer, with its ratio to b*."""
     made = Table(
         "predict",
-        f"b* by four ways, and what each takes. {note(answers)}",
+        f"b* by several ways, and what each takes. {note(answers)}",
         ["curve", "answer", "b* (95 %)", "ratio", unit, "from"],
     )
     for answer in answers:
@@ -140,7 +151,7 @@ def table(answers: Sequence[Answer], unit: str) -> Table:
         made.add(
             words(answer.curve),
             words(answer.kind if answer.step is None else f"{answer.kind}, step {answer.step:,}"),
-            number(answer.b_star, answer.interval),
+            _cell(answer),
             Cell("–" if ratio is None else f"{short(ratio)}×", ratio),
             Cell("–" if answer.hours is None else short(answer.hours), answer.hours),
             words(answer.source),
@@ -148,9 +159,15 @@ def table(answers: Sequence[Answer], unit: str) -> Table:
     return made
 
 
+def _cell(answer: Answer) -> Cell:
+    """Never b* without its set."""
+    if answer.kind == B_STAR and answer.b_star is not None and answer.interval == (None, None):
+        return Cell("can't be told", answer.b_star, answer.interval)
+    return number(answer.b_star, answer.interval)
+
+
 def _truth(curve: str, answers: Sequence[Answer]) -> float | None:
-    kinds = {a.kind: a.b_star for a in answers if a.curve == curve}
-    return kinds["fitted"] or kinds["measured"]
+    return next((a.b_star for a in answers if a.curve == curve and a.kind == B_STAR), None)
 
 
 def _ratio(answer: Answer, answers: Sequence[Answer]) -> float | None:

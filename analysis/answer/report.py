@@ -28,15 +28,17 @@ from cbs.outcome import told
 from cbs.record import write_atomic
 
 _CAPTIONS = {
-    "steps_to_target": "Steps-to-target: every run (small), medians (large), the fit with its 95 % band.",
-    "sfo": "SFO complexity against batch size: medians, the fit, b* as measured (star) and fitted (bar: 95 %).",
-    "estimated": "b* measured, fitted, and estimated by the closed forms with one r carried over.",
+    "steps_to_target": "Steps-to-target: every run (small), medians (large), the posterior's median curve with its "
+    "95 % band; the paper's form as a thin line.",
+    "sfo": "SFO complexity against batch size: medians, the posterior's median curve, b* with its 95 % set (bar, with "
+    "an arrow where it reaches an edge of the sweep), the sizes that are as good (shaded), the measured b* (star).",
+    "estimated": "b*, measured and with its 95 % set, and what the closed forms estimate with one r carried over.",
     "pareto": "Time to the target against its gradients: runs (small), medians (large, named by b), the front of those "
-    "that no other batch size beats in both, and where the fit has the least of each.",
+    "that no other batch size beats in both, and where the median curve has the least of each.",
     "pareto_hours": "The same against hours of devices, which runs that share one divide among them.",
     "pareto_energy": "The same against the energy that the device drew.",
-    "profile": "How compatible each b* is with the runs, by profile likelihood.",
-    "probability": "How often each b has the least N·b: runs drawn again (bars), the refitted form (dashes).",
+    "posterior": "Where b* lies, by its posterior; the bar is its 95 % set.",
+    "probability": "How likely each swept size is to cost the fewest gradients of them all.",
     "targets": "b* against the threshold; crossings of easier ones are read off trajectories, unconfirmed.",
     "forms": "Forms of N(b), the preferred first.",
     "crossings": "Trajectories near the target and the bracket in which each run crossed it.",
@@ -45,7 +47,7 @@ _CAPTIONS = {
 _GROUPS = {
     "The paper's figures": ("metric", "steps_to_target", "sfo", "estimated"),
     "What it costs": ("pareto",),
-    "How sure": ("profile", "probability", "targets", "forms", "crossings"),
+    "How sure": ("posterior", "probability", "targets", "forms", "crossings"),
 }
 
 
@@ -71,8 +73,9 @@ def write(
             runs=sum(len(one.curve.frame) for one in fits),
             curves=[{"name": one.curve.name, "verdict": _rest(one), "notes": _notes(one)} for one in fits],
             differences=[f"{apart(pair)}." for pair in pairs],
+            arriving=[table for table in [summary.arriving(fits)] if table.rows],
             figures=_figures(fits, evaluations, thresholds, found),
-            tables=tables,
+            tables=[table for table in tables if table.name != "arriving"],
             theory=explained(found) if found else "",
             grids=[grid for source in sources for grid in _grids(source)],
             trials=[trial for source in sources for trial in _trials(source, out.parent)],
@@ -109,10 +112,13 @@ def _figures(
 
 
 def _grids(source: Source) -> list[dict[str, Any]]:
-    """For each curve, what its generator drew along the first seed's training at the measured b*."""
+    """For each curve, what its generator drew along the first seed's training at the size likeliest to be cheapest."""
     found = []
     for one in source.fits:
-        here = [r for r in source.runs if r.group == one.curve.group and r.batch_size == one.measured_b_star]
+        if one.cheapest is None:
+            continue
+        likeliest = int(one.cheapest.sizes[one.cheapest.probability.argmax()])
+        here = [r for r in source.runs if r.group == one.curve.group and r.batch_size == likeliest]
         if not here:
             continue
         run = min(here, key=lambda r: r.folder.seed)

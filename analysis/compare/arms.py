@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from analysis.curves.studies import Run
-from analysis.curves.targets import incomplete
 from analysis.fitting.models import Array
 from cbs.errors import InputError
 from cbs.key import identity
@@ -145,7 +144,7 @@ def field_of(runs: list[Run], study: Path, metric: str | None = None, chosen: Se
     arms, left_out = [], 0
     for name, members in sorted(kept.items(), key=lambda item: _natural(item[0])):
         courses = [
-            _course(run, metric, own) for run in sorted(members, key=lambda run: run.folder.seed) if not incomplete(run)
+            _course(run, metric, own) for run in sorted(members, key=lambda run: run.folder.seed) if not run.incomplete
         ]
         left_out += len(members) - len(courses)
         if courses:

@@ -30,15 +30,16 @@ class Curve:
     group: what its trials have in common, as text; joins them with their trajectories.
     facts: what closed forms need (parameters, dataset_size, lr_generator, beta1, beta2), where known.
     left_out: runs of the study that have no outcome at this threshold. unconfirmed: crossings that were
-    read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned: censored
-    runs that an adaptive sweep had no more use for, before their budget was spent. changing: runs of the study whose
-    batch size changes, or that branch from another run; they are on no curve.
+    read off trajectories afterwards, without the fresh-noise repeats that the target asks for. abandoned_runs: (batch
+    size, seed) of censored runs that an adaptive sweep had no more use for, before their budget was spent. changing:
+    runs of the study whose batch size changes, or that branch from another run; they are on no curve.
     metric: what crosses the threshold; None where a file doesn't say, and less is taken to be better.
     spent: one row per run that says what a step took of it, columns batch_size, seed, device (as recorded),
     seconds, device_seconds, joules (each of one training step; NaN where not known); None where none does.
     gradients: that a step takes per image of its batch, as cbs.outcome.sfo counts them: 1 of a plain step, 2 of
     extragradient; SFO is N·b times as many. One number, for it doesn't depend on b in any update rule here.
     variants: the same runs under other definitions of arriving, by name, read when they are asked for.
+    about: what was trained, where that is known: rates, network and data set, as they follow the name in a headline.
     """
 
     optimizer: str
@@ -50,11 +51,12 @@ class Curve:
     left_out: int = 0
     unconfirmed: int = 0
     spent: pd.DataFrame | None = field(default=None, repr=False)
-    abandoned: int = 0
+    abandoned_runs: frozenset[tuple[int, int]] = frozenset()
     metric: Metric | None = None
     changing: int = 0
     gradients: float = 1.0
     variants: Callable[[], dict[str, Curve]] = field(default=dict, repr=False)
+    about: str = ""
 
     @property
     def name(self) -> str:
@@ -92,11 +94,16 @@ class Curve:
         return int((self.frame["outcome"] == "censored").sum())
 
     @property
+    def abandoned(self) -> int:
+        """How many of the censored runs an adaptive sweep stopped before their budget was spent."""
+        return len(self.abandoned_runs)
+
+    @property
     def diverged(self) -> int:
         return int((self.frame["outcome"] == "diverged").sum())
 
     def median_bounds(self) -> pd.DataFrame:
-        """Per batch size, between which `low` and `high` the median steps-to-target lies, whatever unfinished runs would do.
+        """Per batch size, the `low` and `high` between which the median N lies, whatever unfinished runs would do.
 
         An unfinished run, abandoned or not, arrives after the step where it stopped; a diverged one never.
         """

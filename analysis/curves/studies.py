@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from analysis.curves.arriving import DEFINITIONS
 from analysis.curves.curve import COLUMNS, FACTS, SPENT, Curve
 from cbs.errors import InputError
 from cbs.key import curve_identity, on_a_curve
 from cbs.labels import labels
-from cbs.outcome import ABANDONED, METRICS, Censored, Evaluation, Metric, Outcome, Reached, sfo
+from cbs.outcome import ABANDONED, METRICS, Censored, Diverged, Evaluation, Metric, Outcome, Reached, sfo
 from cbs.record import SCHEMA, RecordError, Result, RunFolder, read_json, run_folders
 
 
@@ -57,6 +59,13 @@ class Run:
     def trajectory(self) -> list[Evaluation]:
         """Every evaluation on record, read once however many thresholds are asked of it."""
         return self.folder.trajectory()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
+        result = self.result
+        diverged = result.diverged_at is not None or any(isinstance(o, Diverged) for o in result.outcomes.values())
+        return not diverged and (not self.trajectory or self.trajectory[-1].step < self.result.last_step)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -156,10 +165,40 @@ def from_runs(runs: list[Run], study: Path, threshold: float | None = None) -> l
         if asked:
             rows = [(run.batch_size, run.folder.seed, *row_of(run.result.outcomes[chosen])) for run in asked]
             one = curve_of(asked, rows, chosen, len(members) - len(asked))
-            found = [run.result.outcomes[chosen] for run in asked]
-            one.abandoned = sum(isinstance(o, Censored) and o.reason == ABANDONED for o in found)
+            one.abandoned_runs = frozenset(
+                (run.batch_size, run.folder.seed) for run in asked if _abandoned(run.result.outcomes[chosen])
+            )
+            one.variants = _variants(asked, chosen)
             curves.append(one)
     return named(curves, runs)
+
+
+def _abandoned(outcome: Outcome) -> bool:
+    return isinstance(outcome, Censored) and outcome.reason == ABANDONED
+
+
+# A definition is left out where fewer than this part of the runs that arrived are seen to arrive by it, as where every
+# run stopped at its crossing.
+_ENOUGH = 0.75
+
+
+def _variants(runs: list[Run], threshold: float) -> Callable[[], dict[str, Curve]]:
+    """The same runs under the other definitions of arriving that their trajectories allow."""
+
+    def read() -> dict[str, Curve]:
+        whole = [run for run in runs if run.trajectory and not run.incomplete]
+        arrived = sum(isinstance(run.result.outcomes[threshold], Reached) for run in runs)
+        found = {}
+        for name, definition in DEFINITIONS.items():
+            seen = [definition(r.trajectory, threshold, r.metric, r.result.outcomes[threshold]) for r in whole]
+            if not arrived or sum(isinstance(outcome, Reached) for outcome in seen) < _ENOUGH * arrived:
+                continue
+            rows = [(r.batch_size, r.folder.seed, *row_of(o)) for r, o in zip(whole, seen, strict=True)]
+            found[name] = curve_of(whole, rows, threshold, len(runs) - len(whole))
+            found[name].label = name
+        return found
+
+    return read
 
 
 def grouped(runs: list[Run]) -> dict[str, list[Run]]:
@@ -197,7 +236,24 @@ def curve_of(runs: list[Run], rows: list[tuple[Any, ...]], threshold: float, lef
         spent=spent,
         metric=first.metric,
         gradients=gradients,
+        about=_about(first.config),
     )
+
+
+_NETWORKS = {"dcgan": "DCGAN", "wgan_gp": "WGAN-GP", "biggan": "BigGAN", "sagan": "SAGAN"}
+
+
+def _about(config: dict[str, Any]) -> str:
+    """As in "(rates 2e-4, 2e-4), DCGAN on digits"."""
+    known = config["optimizer"]
+    rates = [_rate(known[name]) for name in ("lr_generator", "lr_discriminator") if name in known]
+    network, data = config["model"]["name"], config["dataset"]["name"]
+    return f"(rates {', '.join(rates)}), {_NETWORKS.get(network, network)} on {data}"
+
+
+def _rate(value: float) -> str:
+    digits, _, exponent = f"{float(value):.3e}".partition("e")
+    return f"{value:g}" if value >= 0.01 else f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def named(curves: list[Curve], runs: list[Run]) -> list[Curve]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pandas as pd
 
+from analysis.curves.arriving import running_median
 from analysis.curves.curve import Curve
 from analysis.curves.files import from_frame
 from analysis.curves.studies import Run, curve_of, grouped, named, row_of
 from cbs.errors import InputError
-from cbs.outcome import METRICS, Censored, Diverged, Evaluation, Metric, Outcome, Reached
+from cbs.outcome import METRICS, Censored, Diverged, Evaluation, Outcome, Reached
 from cbs.target import crossing
 
 
@@ -37,7 +36,7 @@ def curves_at(runs: list[Run], study: Path, threshold: float, smoothed: bool = F
             )
         rows, unconfirmed, missing = [], 0, 0
         for run in members:
-            if incomplete(run):
+            if run.incomplete:
                 missing += 1
                 continue
             outcome, confirmed = outcome_at(run, threshold, smoothed)
@@ -83,12 +82,6 @@ def from_evaluations(frame: pd.DataFrame, threshold: float, metric: str | None =
     return curves
 
 
-def incomplete(run: Run) -> bool:
-    """Whether the trajectory is shorter than the record: the run is being trained again from its start."""
-    diverged = run.result.diverged_at is not None or any(isinstance(o, Diverged) for o in run.result.outcomes.values())
-    return not diverged and (not run.trajectory or run.trajectory[-1].step < run.result.last_step)
-
-
 def outcome_at(run: Run, threshold: float, smoothed: bool = False) -> tuple[Outcome, bool]:
     """The outcome at a threshold, and whether a crossing was confirmed."""
     if threshold in run.result.outcomes and not smoothed:
@@ -105,19 +98,3 @@ def outcome_at(run: Run, threshold: float, smoothed: bool = False) -> tuple[Outc
     if isinstance(last, Diverged):
         return last, False
     return Censored(evaluations[-1].step), False
-
-
-def running_median(evaluations: Sequence[Evaluation], metric: Metric = METRICS["fid"]) -> list[Evaluation]:
-    """Each value replaced by the median of itself and its neighbours.
-
-    The last one's missing neighbour is its own fresh-noise repeat, else itself: a run that stopped because it
-    had arrived stays there. The first one's is the worse of the two that are known.
-    """
-    smooth = []
-    worse = min if metric.rising else max
-    for i, e in enumerate(evaluations):
-        near = [x.value for x in evaluations[max(i - 1, 0) : i + 2]]
-        if i == len(evaluations) - 1:
-            near.append(e.repeats[0] if e.repeats else e.value)
-        smooth.append(Evaluation(e.step, e.samples, e.seconds, median(near) if len(near) == 3 else worse(near)))
-    return smooth

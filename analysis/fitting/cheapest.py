@@ -1,4 +1,4 @@
-"""Which batch size reaches the target for the least cost: the minimiser of N(b)·b, or of another cost, from a posterior."""
+"""Which batch size reaches the target for the least cost, N(b)·b or another, from a posterior."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Cheapest:
     b_star: the batch size of least expected regret, regret being ln of its cost over the least cost. low, high: the
     shortest set of neighbouring batch sizes that holds the minimiser with 95 %. open_low, open_high: whether the
     set contains that edge of the sweep. sizes, probability: (K,) of each swept size to cost less than the others.
-    as_good: the widest range of batch sizes all of which cost within `margin` of the least, with 95 %; None where there is
-    none. regret_95: how much more, relatively, b_star costs than the least, at most, with 95 %. least: the least cost, the
-    posterior's median, and least_ci its 95 %. log_b: (S,) draws of ln of the minimiser, weight: (S,) theirs.
+    as_good: the widest range of batch sizes all of which cost within `margin` of the least, with 95 %; None where there
+    is none. regret_95: how much more, relatively, b_star costs than the least, at most, with 95 %. least: the least
+    cost, the posterior's median, and least_ci its 95 %. log_b: (S,) draws of ln of the minimiser, weight: (S,) theirs.
     """
 
     b_star: float
@@ -64,10 +64,10 @@ def cheapest(known: Posterior, log_step_cost: Array | None = None, margin: float
     draws = np.arange(len(cost))
     at = cost.argmin(1)
     regret = cost - cost[draws, at][:, None]
-    mass = np.bincount(at, known.weight, cost.shape[1])
+    mass = np.bincount(at, known.weight, cost.shape[1]).astype(float)
     first, last = _shortest(mass, known.x)
     best = int((known.weight @ np.minimum(regret, _MOST_REGRET)).argmin())
-    swept = np.bincount(cost[:, known.at].argmin(1), known.weight, len(known.sizes))
+    swept = np.bincount(cost[:, known.at].argmin(1), known.weight, len(known.sizes)).astype(float)
     least = weighted_quantile(cost[draws, at], known.weight, (0.025, 0.5, 0.975))
     b, (low, high) = np.exp(known.x), _ends(known.x, first, last)
     return Cheapest(

@@ -24,9 +24,9 @@ class Cost:
     """N(b)·c(b), where c(b) is what a step costs, as measured.
 
     name: time, in seconds to the target; hours, of devices; energy, in watt hours. sizes, steps: (k,) batch sizes
-    where c was measured, and its median there; between them ln c is a line in ln b. step, image: the line step + b·image
-    that is nearest to them. points: per batch size with a finite median N, what the median run cost; runs: batch_size,
-    seed, cost of every run that arrived. cheapest: the batch size of least cost, None where no run arrived.
+    where c was measured, and its median there; between them ln c is a line in ln b. step, image: the line step +
+    b·image that is nearest to them. points: per batch size with a finite median N, what the median run cost; runs:
+    batch_size, seed, cost of every run that arrived. cheapest: the batch size of least cost, None where no run arrived.
     """
 
     name: str

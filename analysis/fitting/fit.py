@@ -17,7 +17,7 @@ from analysis.fitting.forms import Forms, fit_forms
 from analysis.fitting.goodness import Goodness, goodness
 from analysis.fitting.hyperbola import Hyperbola, fit_hyperbola
 from analysis.fitting.likelihood import Observations
-from analysis.fitting.models import HYPERBOLA, Array
+from analysis.fitting.models import HYPERBOLA, POWER_LAW, TWO_TERM, Array
 from analysis.fitting.posterior import Posterior, posterior, runs_of
 from analysis.fitting.profile import Interval
 
@@ -30,10 +30,10 @@ _LEVELS = (0.025, 0.5, 0.975)
 class Fit:
     """A curve and all that is computed for it: each part when it is first asked for, and once.
 
-    b_star, everywhere: the batch size at which the median run reaches the target for the fewest gradients, the minimiser of
-    N(b)·b between the smallest and the largest batch size with a run; no formula stands in it. margin: how much more than
-    the least a batch size may cost to be as good, relatively. growing_spread: let the spread between seeds of the paper's form
-    grow towards b0.
+    b_star, everywhere: the batch size at which the median run reaches the target for the fewest gradients, the
+    minimiser of N(b)·b between the smallest and the largest batch size with a run; no formula stands in it. margin: how
+    much more than the least a batch size may cost to be as good, relatively. growing_spread: let the spread between
+    seeds of the paper's form grow towards b0.
     """
 
     curve: Curve
@@ -74,6 +74,13 @@ class Fit:
         return goodness(Observations.of(self.curve.frame), HYPERBOLA)
 
     @cached_property
+    def tests(self) -> dict[str, Goodness]:
+        """The same test of each form that has a formula, by name."""
+        seen = Observations.of(self.curve.frame)
+        rivals = {model.name: goodness(seen, model) for model in (TWO_TERM, POWER_LAW)}
+        return {HYPERBOLA.name: self.goodness, **rivals}
+
+    @cached_property
     def forms(self) -> Forms:
         """The paper's form beside its rivals."""
         return fit_forms(self.curve)
@@ -106,7 +113,7 @@ class Fit:
         return self.curve.gradients * low, self.curve.gradients * high
 
     def predict(self, b: Array) -> Array:
-        """N(b) (steps), the posterior's median, shape of b, within the sweep. Raises ValueError where nothing arrived."""
+        """N(b) (steps), the posterior's median, of b's shape, in the sweep. Raises ValueError where nothing arrived."""
         return self.band(b)[1]
 
     def band(self, b: Array) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""Does a form of N(b) hold? A likelihood-ratio test against the same form bent smoothly, its p simulated from the form."""
+"""Does a form of N(b) hold? A likelihood-ratio test against the form bent smoothly, p simulated from the form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.fitting.likelihood import Observations, Problem, best, maximise
-from analysis.fitting.models import Array, Model
+from analysis.fitting.models import Array, Mask, Model
 
 # Below this p a form is rejected.
 REJECTED = 0.01
@@ -70,7 +70,7 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     return Goodness(p, "", float(gain[0]), bends)
 
 
-def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Array, Array, Array]:
+def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Mask, Array, Array]:
     """Which problems could be fitted, what bending adds to twice their ln likelihood, and the spread that is left."""
     fitted, before = maximise(straight, theta, tolerance=1e-5)
     shape = 1 + len(straight.model.names)
@@ -133,7 +133,7 @@ def simulated(problem: Problem, theta: Array, count: int, rng: np.random.Generat
     g, _ = model.shape(seen.b, theta[:, 1 : 1 + k], problem.pivot)
     used = 2.0 + (k - 1)
     informed = float(seen.reached.sum())
-    sigma = math.exp(theta[0, 1 + k]) * math.sqrt(informed / max(informed - used, 1))
+    sigma: Array | float = math.exp(theta[0, 1 + k]) * math.sqrt(informed / max(informed - used, 1))
     if problem.scale is not None:
         sigma = sigma * problem.scale
     y = theta[:, :1] + g + sigma * rng.standard_normal((count, len(seen.b)))

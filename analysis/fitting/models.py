@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Index = NDArray[np.intp]
 
 Shape = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(b (n,), shape (B, k), pivot (B,)) → g (B, n), dg/dshape (B, n, k)."""

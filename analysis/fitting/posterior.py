@@ -1,9 +1,10 @@
 """The posterior of a curve: draws of ln N(b), from its censored runs and a prior that no form dominates.
 
-Given the median run at each swept batch size, the runs at one size say nothing of another, so the likelihood is a product of
-functions of one number each. Each is matched by a normal "site"; under normal sites every combination of form, departure
-and spread has its evidence in closed form. Draws from that mixture are then weighted by what the runs really say over what the
-sites say, so the result is exact but for the number of draws. Nothing is random: the draws come from fixed streams.
+Given the median run at each swept batch size, the runs at one size say nothing of another, so the likelihood is a
+product of functions of one number each. Each is matched by a normal "site"; under normal sites every combination of
+form, departure and spread has its evidence in closed form. Draws from that mixture are then weighted by what the runs
+really say over what the sites say, so the result is exact but for the number of draws. Nothing is random: the draws
+come from fixed streams.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 
 from analysis.fitting import prior
 from analysis.fitting.likelihood import Observations
-from analysis.fitting.models import Array, Mask
+from analysis.fitting.models import Array, Index, Mask
 from analysis.fitting.noise import HEAVY, NORMAL, log_likelihood
 from analysis.fitting.prior import OCTAVE, Spreads
 
@@ -40,14 +41,14 @@ _BEYOND = ((0.4, 0.8), (2.0, 1.6), (7.0, 5.0))
 class Posterior:
     """Weighted draws of a curve.
 
-    sizes: (K,) swept batch sizes. x: (G,) ln b, from the smallest to the largest, eight points to an octave. at: (K,) where
-    the sizes stand among them. log_n: (S, G) draws of ln N(b), the median run's. spreads: (S,) draws of how runs
+    sizes: (K,) swept batch sizes. x: (G,) ln b, from the smallest to the largest, eight points to an octave. at: (K,)
+    where the sizes stand among them. log_n: (S, G) draws of ln N(b), the median run's. spreads: (S,) draws of how runs
     scatter around it. weight: (S,), their sum is 1.
     """
 
     sizes: Array
     x: Array
-    at: Array
+    at: Index
     log_n: Array
     spreads: Spreads
     weight: Array
@@ -81,8 +82,8 @@ class Posterior:
 def runs_of(frame: pd.DataFrame) -> Observations:
     """Every run of a curve's frame as a bracket of ln N.
 
-    A diverged run never arrives: it counts as one that had not arrived when it had spent as many gradients as any run of
-    the curve.
+    A diverged run never arrives: it counts as one that had not arrived when it had spent as many gradients as any run
+    of the curve.
     """
     seen = Observations.of(frame)
     diverged = frame[frame["outcome"] == "diverged"]
@@ -99,7 +100,7 @@ def runs_of(frame: pd.DataFrame) -> Observations:
 
 
 def posterior(seen: Observations, among: Sequence[float] = ()) -> Posterior | None:
-    """The posterior of ln N(b) between the smallest and the largest batch size with a run; None where no run says anything.
+    """The posterior of ln N(b) between the smallest and the largest size with a run; None where none says anything.
 
     among: batch sizes that the curve is drawn for besides, with a run or without.
     """
@@ -130,11 +131,11 @@ class _Problem:
     """Runs (n,) at sizes (K,), `which` says at which; and where the curve is drawn."""
 
     sizes: Array
-    which: Array
+    which: Index
     low: Array
     high: Array
     x: Array
-    at: Array
+    at: Index
 
     @classmethod
     def of(cls, b: Array, low: Array, high: Array, among: Sequence[float]) -> _Problem:
@@ -217,7 +218,7 @@ def _proposal(problem: _Problem) -> _Proposal:
 def _correlation(x: tuple[float, ...]) -> tuple[Array, Array]:
     points = np.array(x)
     found = prior.departure(points, points)
-    return found, np.linalg.cholesky(found + 1e-9 * np.eye(len(points)))
+    return found, np.asarray(np.linalg.cholesky(found + 1e-9 * np.eye(len(points))), float)
 
 
 def _sites(problem: _Problem, tails: Array, sigma: Array, proper: Mask) -> tuple[Array, Array, Array]:
@@ -257,7 +258,7 @@ def _limits(problem: _Problem, proper: Mask) -> dict[int, tuple[float, int]]:
     return found
 
 
-def _directions(tiles: prior.Tiles, at: Array) -> Array:
+def _directions(tiles: prior.Tiles, at: Index) -> Array:
     """What a tile's curve may do besides departing: move up and down, and along the form's parameters (Q, G, 3)."""
     free = np.full((*tiles.form[:, at].shape, 1), prior.LOCATION)
     return np.concatenate([free, tiles.moves[:, at]], -1)
@@ -306,7 +307,7 @@ def _normals(round_: int, width: int) -> Array:
     return np.random.default_rng([round_, width]).standard_normal((DRAWS, width))
 
 
-def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, Array, Array]:
+def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, Index, Array]:
     """One round of draws: ln N (S, G), which spread (S,), and the logarithm of weights (S,)."""
     at, count, points = problem.at, len(problem.sizes), len(problem.x)
     way, spread, size, tile = _chosen(proposal.log_z, round_)
@@ -329,7 +330,7 @@ def _drawn(problem: _Problem, proposal: _Proposal, round_: int) -> tuple[Array, 
     return curve, spread, told - _log_sites(problem, proposal, median, spread)
 
 
-def _chosen(log_z: Array, round_: int) -> tuple[Array, Array, Array, Array]:
+def _chosen(log_z: Array, round_: int) -> tuple[Index, Index, Index, Index]:
     """Combinations, in proportion to their evidence within each way of placing sites, and as many of each way."""
     ways = len(log_z)
     found = []
@@ -356,7 +357,7 @@ def _log_likelihood(problem: _Problem, median: Array, sigma: Array, tails: Array
     return found
 
 
-def _log_sites(problem: _Problem, proposal: _Proposal, median: Array, spread: Array) -> Array:
+def _log_sites(problem: _Problem, proposal: _Proposal, median: Array, spread: Index) -> Array:
     """ln of what the sites say of each draw (S,), over all ways of placing those of sizes where nothing arrived."""
     proper = problem.proper
     k = np.flatnonzero(proper)

@@ -1,7 +1,8 @@
 """What is taken for likely of a curve before any run is seen.
 
-ln N(b) = location + form(b) + departure(b): one of the known forms of N(b), whose parameters are nearly free, and a smooth
-departure from it on the scale of octaves. No form is ever taken to be true: the departure's size is a parameter too.
+ln N(b) = location + form(b) + departure(b): one of the known forms of N(b), whose parameters are nearly free, and a
+smooth departure from it on the scale of octaves. No form is ever taken to be true: the departure's size is a parameter
+too.
 Every number here was chosen by simulation under truths that are none of the forms (docs/analysis.md).
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fitting.models import Array
+from analysis.fitting.models import Array, Index
 from analysis.fitting.noise import HEAVY, NORMAL
 
 OCTAVE = math.log(2)
@@ -49,7 +50,7 @@ class Spreads:
         octaves = (self.middle - x) / OCTAVE
         return self.sigma[:, None] * 2.0 ** (self.growth[:, None] * octaves[None])
 
-    def kept(self, rows: Array) -> Spreads:
+    def kept(self, rows: Index) -> Spreads:
         return Spreads(self.middle, self.sigma[rows], self.growth[rows], self.tails[rows], self.log_weight[rows])
 
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from analysis.fitting.cheapest import Cheapest
 from analysis.fitting.fit import Fit
 
 # Okabe & Ito: told apart by the colour-blind, and in grey with the markers and dashes beside them.
@@ -93,6 +94,16 @@ def legend(axes: Axes, fits: list[Fit]) -> None:
         axes.legend()
     else:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, fontsize=6)
+
+
+def set_bar(axes: Axes, found: Cheapest, height: float, colour: str) -> None:
+    """The 95 % set of a batch size as a bar with its estimate, an arrow at an open end. height: a part of the axes'."""
+    across = axes.get_xaxis_transform()
+    axes.plot([found.low, found.high], [height] * 2, color=colour, lw=3, alpha=0.6, transform=across, zorder=4)
+    axes.plot(found.b_star, height, marker="|", ms=9, mew=2, color=colour, transform=across, zorder=5)
+    for is_open, end, mark in ((found.open_low, found.low / 1.05, "<"), (found.open_high, found.high * 1.05, ">")):
+        if is_open:
+            axes.plot(end, height, marker=mark, ms=6, color=colour, transform=across, zorder=5)
 
 
 def target(fits: list[Fit]) -> str:

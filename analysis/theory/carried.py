@@ -1,4 +1,4 @@
-"""Measured, fitted and estimated: the closed forms beside what the trials say."""
+"""Measured, from the posterior, and estimated: the closed forms beside what the trials say."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from cbs.errors import InputError, nearest
 class Theory:
     """The closed forms of Sato & Iiduka (ICML 2023) with one ratio r = σ_G²/ε_G³ for every curve.
 
-    source: the name of the curve that r comes from. ratio: from its measured b*, as on the authors'
-    slides. fitted_ratio and its 95 % interval: from its fitted b*. factors: b* = r · factor, by label.
-    A carried value is an estimate, not a bound.
+    source: the name of the curve that r comes from. measured_ratio: from its measured b*, as on the authors' slides;
+    None where two sizes can't be told apart. ratio, ratio_ci: from its b* and the whole 95 % set, None at an open end.
+    factors: b* = r · factor, by label. A carried value is an estimate, not a bound.
     """
 
     source: str
+    measured_ratio: float | None
     ratio: float
-    fitted_ratio: float | None
-    fitted_ratio_ci: Interval
+    ratio_ci: Interval
     factors: dict[str, float]
 
-    def estimate(self, label: str) -> float | None:
-        """b* from the source's measured b*; None where a curve has no closed form."""
-        return None if label not in self.factors else self.ratio * self.factors[label]
+    def from_measured(self, label: str) -> float | None:
+        """b* from the source's measured b*; None where there is none, or a curve has no closed form."""
+        known = self.factors.get(label)
+        return None if known is None or self.measured_ratio is None else self.measured_ratio * known
 
-    def fitted_estimate(self, label: str) -> tuple[float | None, Interval]:
-        """b* from the source's fitted b*, with its interval carried through."""
+    def from_b_star(self, label: str) -> tuple[float | None, Interval]:
+        """b* from the source's b*, with its set carried through."""
         known = self.factors.get(label)
         if known is None:
             return None, (None, None)
-        low, high = (None if end is None else end * known for end in self.fitted_ratio_ci)
-        return None if self.fitted_ratio is None else self.fitted_ratio * known, (low, high)
+        low, high = (None if end is None else end * known for end in self.ratio_ci)
+        return self.ratio * known, (low, high)
 
 
 def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
     """Closed forms for every curve of the same network whose facts are known, r taken from one of them.
 
-    reference: the label or optimizer of that curve; without it Adam's, else the first with a measured b*.
+    reference: the label or optimizer of that curve; without it Adam's, else the first in which a run arrived.
     None where no curve can serve. Raises InputError where the named one can't.
     """
     factors = {one.curve.label: _factor(one) for one in fits if _has_closed_form(one)}
-    able = [one for one in fits if one.curve.label in factors and one.measured_b_star is not None]
+    able = [one for one in fits if one.curve.label in factors and one.cheapest is not None]
     if reference is not None:
         able = [one for one in able if reference in (one.curve.label, one.curve.optimizer)]
         if not able:
@@ -55,13 +56,14 @@ def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
     if not able:
         return None
     source = next((one for one in able if one.curve.optimizer == "adam"), able[0])
-    known_factor = factors[source.curve.label]
-    assert source.measured_b_star is not None
+    own, measured = factors[source.curve.label], source.measured_b_star
+    assert source.b_star is not None
     same = {f.curve.label for f in fits if f.curve.facts.get("parameters") == source.curve.facts["parameters"]}
     factors = {label: value for label, value in factors.items() if label in same}
-    low, high = (None if end is None else end / known_factor for end in source.b_star_ci)
-    fitted = None if source.b_star is None else source.b_star / known_factor
-    return Theory(source.curve.name, source.measured_b_star / known_factor, fitted, (low, high), factors)
+    low, high = (None if end is None else end / own for end in source.b_star_ci)
+    return Theory(
+        source.curve.name, None if measured is None else measured / own, source.b_star / own, (low, high), factors
+    )
 
 
 def _has_closed_form(one: Fit) -> bool:

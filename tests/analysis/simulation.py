@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,49 @@ from analysis.fitting.models import hyperbola
 DATA = Path(__file__).parent / "data"
 Rows = list[tuple]
 FOUR = (4, 8, 16, 32)
+N_INF = 1500.0
+TEN = tuple(2**k for k in range(1, 11))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Sweeps around a hyperbola. noise: σ of ln N. budget: in units of N∞, steps."""
+
+    b0: float
+    noise: float
+    seeds: int
+    budget: float = 10.0
+
+
+def simulate(scenario: Scenario, rng: np.random.Generator) -> Curve:
+    """One sweep of ten sizes: log-normal N around the hyperbola, known between two evaluations, up to the budget."""
+
+    def truth(b: float) -> float:
+        return float(hyperbola(b, N_INF, scenario.b0))
+
+    budget = math.floor(N_INF * scenario.budget)
+    return sweep(truth, scenario.noise, scenario.seeds, rng, budget=lambda b: budget)
+
+
+def sweep(
+    truth: Callable[[float], float],
+    noise: float,
+    seeds: int,
+    rng: np.random.Generator,
+    sizes: Sequence[int] = TEN,
+    budget: Callable[[int], float] = lambda b: math.inf,
+) -> Curve:
+    """One sweep: log-normal N around a truth, evaluated at every 5 % of steps, each run up to its size's budget."""
+    rows: list[tuple[float | str, ...]] = []
+    for b in sizes:
+        for seed in range(seeds):
+            n, most = truth(b) * math.exp(noise * rng.normal()), budget(b)
+            if n > most:
+                rows.append((b, seed, "censored", most, most))
+            else:
+                k = math.ceil(math.log(n) / math.log1p(0.05))
+                rows.append((b, seed, "reached", 1.05 ** (k - 1), 1.05**k))
+    return Curve("", "simulated", pd.DataFrame(rows, columns=["batch_size", "seed", "outcome", "lower", "steps"]))
 
 
 def curve(rows: Rows, optimizer: str = "adam") -> Curve:
@@ -28,17 +73,8 @@ def runs(*curve_points: tuple[int, float], seeds: int = 1, spread: float = 0.0) 
 
 
 def simulated(b0: float, noise: float, seeds: int, budget: float = 8.0, random: int = 1) -> Curve:
-    """A sweep of b = 2 … 1,024 around a hyperbola, evaluated every 5 % of steps; budget in units of N∞ = 1500."""
-    rng, n_inf = np.random.default_rng(random), 1500.0
-    most, rows = math.floor(n_inf * budget), []
-    for b in (2**k for k in range(1, 11)):
-        for seed in range(seeds):
-            n = float(hyperbola(b, n_inf, b0)) * math.exp(noise * rng.normal())
-            k = math.ceil(math.log(min(n, 2 * most)) / math.log(1.05))
-            rows.append(
-                (b, seed, "censored", most, most) if n > most else (b, seed, "reached", 1.05 ** (k - 1), 1.05**k)
-            )
-    return curve(rows, "simulated")
+    """One sweep around a hyperbola, as `simulate` makes it."""
+    return simulate(Scenario(b0, noise, seeds, budget=budget), np.random.default_rng(random))
 
 
 def public() -> list[Curve]:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from analysis.adaptive.posterior import SIGMAS, Posterior, imagined, posterior, worth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from analysis.adaptive.design import Options, Pending, Proposal, Seen, propose, state
-from analysis.adaptive.posterior import SIGMAS, Posterior, imagined, posterior, worth
 from analysis.fitting.fit import fit
 from analysis.fitting.likelihood import Observations, terms
 from analysis.fitting.models import hyperbola

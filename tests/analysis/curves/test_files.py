@@ -12,12 +12,12 @@ import pytest
 
 from analysis import describe, fit, from_file, from_frame
 from cbs.errors import InputError
-from tests.analysis.simulation import curve, simulated
+from tests.analysis.simulation import Scenario, curve, simulate
 from tests.conftest import command
 
 
 def frame() -> pd.DataFrame:
-    return simulated(3.0, 0.2, 3, random=2).frame
+    return simulate(Scenario(3.0, 0.2, 3, budget=8.0), np.random.default_rng(2)).frame
 
 
 def test_a_miss_counts_as_infinite_in_the_median() -> None:
@@ -25,7 +25,7 @@ def test_a_miss_counts_as_infinite_in_the_median() -> None:
     rows += [(4, s, "reached", 20, 30) for s in range(3)]
     found = curve(rows)
     assert math.isinf(found.medians()[2])
-    assert found.measured_b_star() == 4
+    assert found.measured().b_star == 4
 
 
 def test_shares_per_batch_size() -> None:
@@ -78,14 +78,25 @@ def test_fit_from_csv(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["curves"]
     assert [c["optimizer"] for c in found] == ["adam", "mine"]
-    needed = {"optimizer", "n_inf", "b0", "b_star", "b_star_ci", "measured_b_star", "censored", "notes", "forms"}
-    assert needed <= set(found[0])
-    assert found[0]["b_star"] == pytest.approx(2 * found[0]["b0"])
+    needed = {"label", "optimizer", "b_star", "b_star_ci", "measured_b_star", "censored", "verdict", "notes", "forms"}
+    assert needed | {"probability", "as_good", "regret_95", "hyperbola", "costs", "variants"} <= set(found[0])
+    assert not {"n_inf", "b0", "sigma"} & set(found[0])
+    assert set(found[0]["probability"]) == {str(2**k) for k in range(1, 11)}
+    assert sum(found[0]["probability"].values()) == pytest.approx(1)
+    paper = found[0]["hyperbola"]
+    assert {"n_inf", "b0", "b_star", "b_star_ci", "p_value", "rejected"} <= set(paper)
+    assert paper["b_star"] == pytest.approx(2 * paper["b0"])
     low, high = found[0]["b_star_ci"]
     assert low < found[0]["b_star"] < high
+    assert {form["name"] for form in found[0]["forms"]} == {"hyperbola", "two_term", "power_law", "monotone"}
+    assert all({"p_value", "rejected"} <= set(form) for form in found[0]["forms"])
+    wide = command("fit", "--csv", str(file), "--json", "--within", "0.5", cwd=tmp_path, module="analysis")
+    other = json.loads(wide.stdout)["curves"][0]
+    assert (other["b_star"], other["margin"]) == (found[0]["b_star"], 0.5)
+    assert other["as_good"][0] < found[0]["b_star"] < other["as_good"][1]
     assert json.loads(done.stdout)["differences"][0]["octaves"] == pytest.approx(0)
     table = pd.read_csv(tmp_path / "tables" / "curves.csv")
-    assert table["fitted b* (95 %) low"][0] == pytest.approx(low)
+    assert table["b* (95 %) low"][0] == pytest.approx(low)
     latex = (tmp_path / "tables" / "curves.tex").read_text()
     assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
     assert "$b^\\ast$" in latex

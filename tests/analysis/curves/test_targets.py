@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.curves.arriving import running_median
 from analysis.curves.studies import from_study, read_study, trajectories
-from analysis.curves.targets import curves_at, from_evaluations, running_median
+from analysis.curves.targets import curves_at, from_evaluations
 from cbs.errors import InputError
 from cbs.outcome import Evaluation
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.answer import summary
+from analysis.curves.curve import Curve
 from analysis.fitting.fit import Fit, fit
 from analysis.theory import closed_forms
 from analysis.theory.carried import theory
 from cbs.errors import InputError
-from tests.analysis.simulation import simulated
+from tests.analysis.simulation import Scenario, curve, simulate
 from tests.conftest import command
 
 LSUN, CELEBA = 3_033_042, 162_770
@@ -71,10 +74,10 @@ def test_adabeliefs_estimate_is_half_of_adams(lr: float, theta: int, size: int, 
 
 
 def fitted(optimizer: str, lr: float, dataset_size: int = LSUN, random: int = 1) -> Fit:
-    curve = simulated(3.2, 0.15, 3, budget=10.0, random=random)
-    curve.optimizer = curve.label = optimizer
-    curve.facts = {**GAN, "lr_generator": lr, "dataset_size": dataset_size}
-    return fit(curve)
+    made = simulate(Scenario(3.2, 0.15, 3), np.random.default_rng(random))
+    made.optimizer = made.label = optimizer
+    made.facts = {**GAN, "lr_generator": lr, "dataset_size": dataset_size}
+    return fit(made)
 
 
 def test_r_is_carried_over_with_its_interval() -> None:
@@ -83,16 +86,16 @@ def test_r_is_carried_over_with_its_interval() -> None:
     assert found is not None
     assert found.source == "Adam"
     known = closed_forms.factor("adam", 1e-4, dataset_size=LSUN, **GAN)
-    assert found.ratio == pytest.approx(adam.measured_b_star / known)  # type: ignore[operator]
-    assert found.fitted_ratio == pytest.approx(adam.b_star / known)  # type: ignore[operator]
-    value, (low, high) = found.fitted_estimate("adabelief")
+    assert found.measured_ratio == pytest.approx(adam.measured_b_star / known)  # type: ignore[operator]
+    assert found.ratio == pytest.approx(adam.b_star / known)  # type: ignore[operator]
+    value, (low, high) = found.from_b_star("adabelief")
     scale = closed_forms.factor("adabelief", 3e-4, dataset_size=LSUN, **GAN) / known
     assert value == pytest.approx(adam.b_star * scale)  # type: ignore[operator]
     assert (low, high) == pytest.approx(tuple(end * scale for end in adam.b_star_ci))  # type: ignore[operator]
-    assert found.estimate("adam") == pytest.approx(adam.measured_b_star)
+    assert found.from_measured("adam") == pytest.approx(adam.measured_b_star)
     other = theory([belief, adam, rms], reference="rmsprop")
     assert other is not None
-    assert other.estimate("rmsprop") == pytest.approx(rms.measured_b_star)
+    assert other.from_measured("rmsprop") == pytest.approx(rms.measured_b_star)
     with pytest.raises(InputError, match="reference is 'adm': did you mean adam"):
         theory([adam, rms], reference="adm")
 
@@ -103,7 +106,7 @@ def test_another_data_set_with_the_same_model_is_predicted() -> None:
     lsun.curve.label, celeba.curve.label = "lsun: Adam", "celeba: Adam"
     found = theory([lsun, celeba])
     assert found is not None
-    carried = found.estimate("celeba: Adam")
+    carried = found.from_measured("celeba: Adam")
     assert carried is not None
     assert lsun.measured_b_star is not None
     assert carried * 32 / lsun.measured_b_star == pytest.approx(1.7, abs=0.05)
@@ -114,7 +117,7 @@ def test_r_is_not_carried_to_another_network() -> None:
     other.curve.facts["parameters"] = 70_433_795
     found = theory([one, other])
     assert found is not None
-    assert found.estimate("rmsprop") is None
+    assert found.from_measured("rmsprop") is None
 
 
 def test_the_table_has_a_b_and_c_under_the_stated_normalisation() -> None:
@@ -122,10 +125,29 @@ def test_the_table_has_a_b_and_c_under_the_stated_normalisation() -> None:
     table = summary.theories([adam], theory([adam]))
     assert "ε² − C = 1" in table.title
     row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row["A"].value == adam.n_inf
-    assert row["B"].value == adam.hyperbola.b0
-    assert "2³" in row["measured b*"].text
-    assert row["fitted b* (95 %)"].interval == adam.b_star_ci
+    assert row["A, paper's form"].value == adam.hyperbola.n_inf
+    assert row["B, paper's form"].value == adam.hyperbola.b0
+    assert f"(2{'²' if adam.measured_b_star == 4 else '³'})" in row["measured b*"].text
+    assert row["b* (95 %)"].interval == adam.b_star_ci
+
+
+def test_an_open_end_stays_open_and_sizes_that_cant_be_told_apart_give_no_r() -> None:
+    """N·b falls all the way down to the smallest size; of the two smallest one was stopped early."""
+    rows = [(b, s, "reached", math.nan, 1000.0 * (1 + 0.01 * s)) for b in (8, 16, 32, 64) for s in range(3)]
+    adam = fit(Curve("adam", "adam", curve(rows).frame, {**GAN, "lr_generator": 1e-4, "dataset_size": LSUN}))
+    rms = fit(Curve("rmsprop", "rmsprop", curve(rows).frame, {**GAN, "lr_generator": 1e-4, "dataset_size": LSUN}))
+    found = theory([adam, rms])
+    assert found is not None
+    value, (low, high) = found.from_b_star("rmsprop")
+    assert value is not None
+    assert low is None
+    assert high is not None
+    more = [*rows, *[(4, s, "censored", 500, 500) for s in range(3)]]
+    adam.curve.frame = curve(more).frame
+    stopped = theory([fit(adam.curve), rms], reference="adam")
+    assert stopped is not None
+    assert stopped.measured_ratio is None
+    assert stopped.from_measured("rmsprop") is None
 
 
 def test_estimate_on_the_command_line(tmp_path: Path) -> None:
