@@ -35,7 +35,7 @@ class Search:
     options: Options
     out: dict[int, str] = field(default_factory=dict)
     known: Known = field(default_factory=lambda: Known([], [], {}, 0.0, 0.0, {}))
-    state: State = field(default_factory=lambda: State(None, (None, None), None, False, "nothing is known yet"))
+    state: State = field(default_factory=lambda: State(None, (None, None), None, None, False, "nothing is known yet"))
 
     @property
     def config(self) -> Config:

@@ -75,8 +75,8 @@ class Proposal:
 class State:
     """What is known of b*.
 
-    interval: the 95 % set, None at an end that is open. regret_95: how much more b* may cost than the least, relatively,
-    with 95 %. why: one clause for people.
+    interval: the 95 % set, None at an end that is open. regret_95: how much more than the least b* may cost, with
+    95 %, relatively. why: one clause for people.
     """
 
     b_star: float | None

@@ -40,9 +40,9 @@ class Worth:
 class Prospects:
     """Draws of a curve, evenly weighted, and what is asked of them.
 
-    cell: (S,) where each draw's b* lies, as one of so many `cells`. regret: (S, G) ln of what each batch size costs over the
-    least; None where b* itself is asked for. log_least: ln of the most gradients, with 97.5 %, that the best size takes.
-    ends: where b* lies, with 95 %.
+    cell: (S,) where each draw's b* lies, as one of so many `cells`. regret: (S, G) ln of what each batch size costs
+    over the least; None where b* itself is asked for. log_least: ln of the most gradients, with 97.5 %, that the best
+    size takes. ends: where b* lies, with 95 %.
     """
 
     known: Posterior
@@ -85,7 +85,7 @@ class Prospects:
         return np.stack(weights)
 
     def _outcome(self, s: int, b: int, done: float, until: float, share: float) -> tuple[float, float]:
-        """The bracket of ln N, on one draw, at a quantile of a run that hadn't arrived at `done` and goes on to `until`."""
+        """The bracket of ln N on one draw, at a quantile of a run from `done`, where it hadn't arrived, to `until`."""
         g, sigma = self._at(b)
         start = self._arrived(b, np.log(np.maximum([done], 1e-9)))[s, 0] if done > 0 else 0.0
         z = float(ndtri(min(max(start + share * (1 - start), 1e-9), 1 - 1e-9)))
@@ -167,12 +167,13 @@ class Prospects:
 
     def _less_regret(self, weights: Array, came: Array, not_yet: Array) -> tuple[Array, Array]:
         """By how much the least expected regret falls once the outcome by each edge is known (T,), and which part."""
-        assert self.regret is not None
-        now = (weights @ self.regret).min(1)  # (J,)
+        regret = self.regret
+        assert regret is not None
+        now = (weights @ regret).min(1)  # (J,)
 
         def least(chance: Array) -> Array:
-            expected = np.einsum("js,st,sg->jtg", weights, chance, self.regret, optimize=True)
-            return expected.min(2)
+            weighted = weights[:, None, :] * chance.T[None]  # (J, T, S)
+            return np.asarray((weighted @ regret).min(2))
 
         after = least(came).cumsum(1) + least(not_yet)
         gained = np.maximum(now[:, None] - after, 0.0)

@@ -120,7 +120,7 @@ def posterior(seen: Observations, among: Sequence[float] = ()) -> Posterior | No
     return Posterior(problem.sizes, problem.x, problem.at, log_n, spreads, weight / weight.sum())
 
 
-def _effective(rounds: list[tuple[Array, Array, Array]]) -> float:
+def _effective(rounds: list[tuple[Array, Index, Array]]) -> float:
     log_weight = np.concatenate([each[-1] for each in rounds])
     weight = np.exp(log_weight - log_weight.max())
     return float(weight.sum() ** 2 / (weight**2).sum())
