@@ -259,7 +259,13 @@ def test_what_a_step_takes_is_known_beforehand() -> None:
 
 
 def test_a_run_is_cut_and_goes_on_bit_for_bit(tiny: Callable[..., Config]) -> None:
-    choice = ("model=sagan", "batch_size=8", "target.budget_steps=45", "checkpoint_minutes=0")
+    choice = (
+        "model=sagan",
+        "batch_size=8",
+        "target.first_gradients=158",
+        "target.budget_steps=45",
+        "checkpoint_minutes=0",
+    )
     found, undisturbed = tiny(*choice), tiny(*choice, "name=other")
     calls = iter([False] * 3 + [True] * 99)
     with mock.patch("cbs.loop.LOOK_UP_SECONDS", 0.0), pytest.raises(trial.Interrupted):

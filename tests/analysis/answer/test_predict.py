@@ -58,7 +58,7 @@ def study(tiny: Callable[..., Config], tmp_path: Path) -> Path:
     folder = tmp_path / "results" / "sweep"
     for b in (2, 4, 8, 16, 32):
         for seed in (0, 1):
-            write(folder, tiny(f"batch_size={b}"), seed, 3.0)
+            write(folder, tiny(f"batch_size={b}", "target.budget_steps=500"), seed, 3.0)
             if b > 2:
                 write(folder, tiny("optimizer=rmsprop", f"batch_size={b}", "noise_batches=0"), seed, 1.5, noise=False)
     return folder

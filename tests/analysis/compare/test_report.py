@@ -145,7 +145,7 @@ def test_what_is_the_same_is_undecided_and_says_how_many_seeds_would_tell(tiny: 
 
 def test_arms_that_never_arrive_are_bounds_and_not_numbers(tiny: Tiny, study: Path) -> None:
     arm(study, tiny("batch_size=16"), 900 * SPREAD)
-    arm(study, tiny("batch_size=2"), 9000 * SPREAD)
+    arm(study, tiny("batch_size=2", "target.budget_steps=500"), 9000 * SPREAD)
     found = answered(study, thresholds=[4.0])
     never = next(a for a in found.taken[4.0] if a.arm.label == "b=2")
     assert (never.reached, never.censored) == (0, 6)
@@ -175,7 +175,7 @@ def test_where_nobody_arrives_the_verdict_is_about_what_all_came_to(tiny: Tiny, 
 
 def test_a_diverged_run_counts_as_one_that_never_arrived(tiny: Tiny, study: Path) -> None:
     arm(study, tiny("batch_size=16"), 900 * SPREAD)
-    arm(study, tiny("batch_size=2"), 9000 * SPREAD, diverged=True, budget=500)
+    arm(study, tiny("batch_size=2", "target.budget_steps=500"), 9000 * SPREAD, diverged=True, budget=500)
     found = answered(study, thresholds=[4.0])
     question = found.question("steps", 4.0)
     assert question is not None
