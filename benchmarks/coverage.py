@@ -70,10 +70,9 @@ ROWS = [
     Row("piecewise", seeds=1),
     Row("piecewise", sigma=0.05, seeds=5, coarse=True),
     Row("piecewise", degrees=3.0, budget=40.0),
-    Row("kink"),
-    Row("kink", sigma=0.05, seeds=5),
-    Row("kink", sigma=0.30, seeds=1, shift=0.1),
 ]
+# Not smooth on the scale of an octave: N·b falls as b^−½ up to b1 and rises as b^0.4 at once. Shown, and not promised.
+KINKED = [Row("kink"), Row("kink", sigma=0.05, seeds=5), Row("kink", sigma=0.30, seeds=1)]
 SEEDS = (1, 2, 3, 5)
 POWER = [Row("hyperbola"), Row("two-term"), Row("power", 1.5), Row("power", 3.0)]
 
@@ -217,6 +216,19 @@ def _rejected(row: Row, number: int) -> bool | None:
     return None if found.p is None else found.rejected
 
 
+def _table(rows: Sequence[Row], options: argparse.Namespace) -> list[Sweep]:
+    """Measure the rows that were asked for, showing each as soon as it is done."""
+    found: list[Sweep] = []
+    _row(*HEADS)
+    _row(*["---"] * len(HEADS))
+    for row in rows:
+        if fnmatch.fnmatch(f"{row.title}, {row.spread}", options.rows):
+            sweeps = measure(row, options.sweeps, options.forms, options.workers)
+            _show(row, facts(sweeps))
+            found += sweeps
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=1000, help="simulated sweeps per row")
@@ -227,18 +239,13 @@ def main() -> None:
     parser.add_argument("--rows", default="*", help='only rows whose "truth, spread" match, as in "power 3*" or "*t3*"')
     parser.add_argument("--workers", type=int, default=-1, help="processes; -1: one a core")
     options = parser.parse_args()
-    rows = [row for row in ROWS if fnmatch.fnmatch(f"{row.title}, {row.spread}", options.rows)]
-    print(f"{len(rows)} rows of {options.sweeps:,} simulated sweeps, ten batch sizes 2 … 1,024:\n")
-    _row(*HEADS)
-    _row(*["---"] * len(HEADS))
-    everything: list[Sweep] = []
-    for row in rows:
-        sweeps = measure(row, options.sweeps, options.forms, options.workers)
-        _show(row, facts(sweeps))
-        everything += sweeps
-    print("\nIs the probability of a swept batch size to be the cheapest a probability? All rows:\n")
-    if everything:
-        _show_calibration(everything)
+    print(f"{options.sweeps:,} simulated sweeps a row, ten batch sizes 2 … 1,024:\n")
+    sweeps = _table(ROWS, options)
+    if sweeps:
+        print("\nIs the probability of a swept batch size to be the cheapest a probability? All of these rows:\n")
+        _show_calibration(sweeps)
+    print("\nWhere N has a kink, which is not what is taken for likely:\n")
+    _table(KINKED, options)
     if options.power:
         print(f"\nHow often the paper's form is rejected (p < 0.01), of {options.power:,} sweeps:\n")
         _show_power(options.power, options.workers)
