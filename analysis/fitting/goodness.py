@@ -14,8 +14,6 @@ from analysis.fitting.models import Array, Mask, Model
 REJECTED = 0.01
 # How a form may be bent: polynomials in ln b up to this degree.
 DEGREE = 3
-# A spread below this part of the brackets' width can't be told from none, and then nothing can be tested.
-_FINE = 0.5
 # Simulated sweeps, and how many where the first lie close to the data.
 FEW, MANY = 199, 999
 
@@ -54,15 +52,12 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     straight = Problem(seen, model, np.ones((1, len(seen.b))), sizes[:1], scale=_spread_by_size(seen))
     bent = replace(straight, model=_bent(model, sizes, bends))
     theta, _ = best(straight)
-    _, gain, sigma = _gain(straight, bent, theta, bends)
-    inside = reached & np.isfinite(seen.low)
-    if sigma[0] < _FINE * np.median((seen.high - seen.low)[inside]):
-        return Goodness(None, "evaluations lie too far apart, compared with the spread between seeds")
+    _, gain = _gain(straight, bent, theta, bends)
     rng = np.random.default_rng(random)
     for count in (FEW, MANY):
         again = simulated(straight, theta, count, rng)
         start = np.repeat(theta, len(again.pivot), 0)
-        kept, more, _ = _gain(again, replace(again, model=bent.model), start, bends)
+        kept, more = _gain(again, replace(again, model=bent.model), start, bends)
         beyond = int((more[kept] >= gain[0]).sum())
         p = (beyond + 1) / (int(kept.sum()) + 1)
         if beyond == 0 or p > 5 * REJECTED:
@@ -70,15 +65,15 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     return Goodness(p, "", float(gain[0]), bends)
 
 
-def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Mask, Array, Array]:
-    """Which problems could be fitted, what bending adds to twice their ln likelihood, and the spread that is left."""
+def _gain(straight: Problem, bent: Problem, theta: Array, bends: int) -> tuple[Mask, Array]:
+    """Which problems could be fitted, and what bending adds to twice their ln likelihood."""
     fitted, before = maximise(straight, theta, tolerance=1e-5)
     shape = 1 + len(straight.model.names)
     start = np.concatenate([fitted[:, :shape], np.zeros((len(fitted), bends)), fitted[:, shape:]], 1)
-    bent_to, after = maximise(bent, start, tolerance=1e-5)
+    _, after = maximise(bent, start, tolerance=1e-5)
     known = np.isfinite(before) & np.isfinite(after)
     gain = np.where(known, 2 * np.maximum(after - np.where(known, before, 0.0), 0.0), 0.0)
-    return known, gain, np.exp(bent_to[:, shape + bends])
+    return known, gain
 
 
 def _bent(model: Model, sizes: Array, bends: int) -> Model:
@@ -107,14 +102,16 @@ _SLOPE = 0.12
 def _spread_by_size(seen: Observations) -> Array:
     """How the spread at each run's batch size compares with that in the middle of the sweep: 2 to a line in octaves.
 
-    By regression of the runs' variances within batch sizes, whose logarithms are known to about 2/(runs − 1).
+    By regression of the variances within batch sizes, whose logarithms are known to about 2/(runs − 1). A size whose
+    runs lie as close as their brackets are wide doesn't tell.
     """
     octaves, logs, weights = [], [], []
     middle = seen.middle()
-    arrived = seen.b[seen.reached]
+    arrived, widths = seen.b[seen.reached], (seen.high - seen.low)[seen.reached]
     for b in np.unique(arrived):
-        here = middle[arrived == b]
-        if len(here) > 1 and here.var() > 0:
+        here, inside = middle[arrived == b], widths[arrived == b]
+        rounding = np.mean(inside[np.isfinite(inside)] ** 2) / 12 if np.isfinite(inside).any() else math.inf
+        if len(here) > 1 and here.var() > rounding:
             octaves.append(math.log2(b))
             logs.append(0.5 * math.log(here.var(ddof=1)))
             weights.append(2.0 * (len(here) - 1))

@@ -57,6 +57,6 @@ def heavy_cdf(z: Array) -> Array:
     share = w / np.sqrt(1 + w * w / 4)
     left = 0.5 - 0.375 * np.abs(share) * (1 - share * share / 12)
     with np.errstate(divide="ignore", invalid="ignore"):
-        tail = np.where(np.isinf(z), 0.0, 12.0 / z**4 * (1 - 20.0 / z**2))
+        tail = np.where(np.isinf(z), 0.0, 3.0 / z**4 * (1 - 20.0 / (3.0 * z**2)))
     left = np.where(far, tail, left)
     return np.where(z < 0, left, 1 - left)

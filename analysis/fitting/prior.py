@@ -21,11 +21,11 @@ OCTAVE = math.log(2)
 SIGMAS = np.geomspace(0.01, 1.0, 15)
 GROWTHS = (0.0, 0.12, 0.25)
 _GROWTH_WEIGHTS = (0.5, 0.3, 0.2)
-_LOG_SIGMA, _LOG_SIGMA_SPREAD = math.log(0.16), 1.0
+_LOG_SIGMA, _LOG_SIGMA_SPREAD = math.log(0.2), 1.0
 _TAILS = ((NORMAL, 0.7), (HEAVY, 0.3))
 # The departure from a form: a Matérn process of smoothness 3/2 in ln b, of these sizes and of this length.
 DEPARTURES = np.array([0.03, 0.1, 0.3])
-DEPARTURE_WEIGHTS = np.array([0.35, 0.35, 0.3])
+DEPARTURE_WEIGHTS = np.array([0.6, 0.25, 0.15])
 _LENGTH = 3 * OCTAVE
 # ln N∞ is free: its prior is normal around the data with this spread.
 LOCATION = 10.0

@@ -10,10 +10,12 @@ import pytest
 from analysis.fitting.cheapest import cheapest, weighted_quantile
 from analysis.fitting.models import Array
 from analysis.fitting.posterior import Posterior
+from analysis.fitting.prior import Spreads
 from benchmarks.coverage import Sweep, calibration, facts, measure
 from benchmarks.simulated import Row
 
 OCTAVE = math.log(2)
+HALF = math.sqrt(2)
 
 
 def made(costs: list[list[float]], weight: list[float], step: float = OCTAVE) -> Posterior:
@@ -21,8 +23,9 @@ def made(costs: list[list[float]], weight: list[float], step: float = OCTAVE) ->
     cost = np.array(costs, float)
     x = math.log(4) + step * np.arange(cost.shape[1])
     shares = np.array(weight) / sum(weight)
-    none = np.zeros((len(cost), len(x)))
-    return Posterior(np.exp(x), x, np.arange(len(x)), cost - x, none + 0.1, none[:, 0], shares)
+    none = np.zeros(len(cost))
+    spreads = Spreads(float(x[0]), none + 0.1, none, none, none)
+    return Posterior(np.exp(x), x, np.arange(len(x)), cost - x, spreads, shares)
 
 
 def valley(at: int, count: int, depth: float = 1.0) -> list[float]:
@@ -31,29 +34,34 @@ def valley(at: int, count: int, depth: float = 1.0) -> list[float]:
 
 
 def test_the_set_is_the_shortest_that_holds_95_per_cent() -> None:
-    """Minimisers at 4, 8, 16, 32, 64 with 4, 30, 40, 25, 1 %: 8 to 32 hold 95 %, no two neighbours do."""
+    """Minimisers at 4, 8, 16, 32, 64 with 4, 30, 40, 25, 1 %: 8 to 32 hold 95 %, no two neighbours do.
+
+    Each point stands for the batch sizes half way to its neighbours.
+    """
     found = cheapest(made([valley(k, 5) for k in range(5)], [4, 30, 40, 25, 1]))
-    assert (found.low, found.high) == (pytest.approx(8), pytest.approx(32))
+    assert (found.low, found.high) == (pytest.approx(8 / HALF), pytest.approx(32 * HALF))
     assert found.interval == (found.low, found.high)
-    assert found.octaves == pytest.approx(2)
+    assert found.octaves == pytest.approx(3)
     assert found.b_star == pytest.approx(16)
     assert found.probability == pytest.approx([0.04, 0.3, 0.4, 0.25, 0.01])
 
 
 def test_of_equally_short_sets_the_likelier_is_taken() -> None:
     found = cheapest(made([valley(k, 3) for k in range(3)], [0.5, 96, 3.5]))
-    assert (found.low, found.high) == (pytest.approx(8), pytest.approx(8))
+    assert (found.low, found.high) == (pytest.approx(8 / HALF), pytest.approx(8 * HALF))
     found = cheapest(made([valley(k, 3) for k in range(3)], [10, 86, 4]))
-    assert (found.low, found.high) == (pytest.approx(4), pytest.approx(8))
+    assert (found.low, found.high) == (pytest.approx(4), pytest.approx(8 * HALF))
+    edge = cheapest(made([valley(k, 3) for k in range(3)], [96, 3, 1]))
+    assert (edge.low, edge.high) == (pytest.approx(4), pytest.approx(4))  # a single size, where that is known
 
 
 def test_a_set_that_contains_an_edge_is_open_there() -> None:
     low = cheapest(made([valley(0, 4), valley(1, 4)], [60, 40]))
     assert (low.open_low, low.open_high) == (True, False)
-    assert low.interval == (None, pytest.approx(8))
+    assert low.interval == (None, pytest.approx(8 * HALF))
     high = cheapest(made([valley(3, 4), valley(2, 4)], [60, 40]))
     assert (high.open_low, high.open_high) == (False, True)
-    assert high.interval == (pytest.approx(16), None)
+    assert high.interval == (pytest.approx(16 / HALF), None)
     both = cheapest(made([valley(0, 2), valley(1, 2)], [50, 50]))
     assert both.interval == (None, None)
     assert both.octaves == pytest.approx(1)

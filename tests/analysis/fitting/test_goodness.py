@@ -13,10 +13,6 @@ from analysis.fitting.models import HYPERBOLA, POWER_LAW, TWO_TERM, Model
 from benchmarks.simulated import Row, drawn
 from tests.analysis.simulation import curve, runs
 
-COARSE = pytest.mark.xfail(
-    strict=True, reason="runs in one bracket of a coarse cadence are taken for runs without spread"
-)
-
 
 def p_values(row: Row, model: Model = HYPERBOLA, sweeps: int = 16) -> list[float]:
     """p of the first sweeps of a row; those that can't be told are left out."""
@@ -31,7 +27,7 @@ def p_values(row: Row, model: Model = HYPERBOLA, sweeps: int = 16) -> list[float
         (Row("hyperbola", seeds=2, growth=0.3), HYPERBOLA),
         (Row("two-term"), TWO_TERM),
         (Row("power", 1.5), POWER_LAW),
-        pytest.param(Row("hyperbola", coarse=True), HYPERBOLA, marks=COARSE),
+        (Row("hyperbola", coarse=True), HYPERBOLA),
     ],
     ids=["hyperbola", "growing spread", "two-term", "power law", "coarse cadence"],
 )
