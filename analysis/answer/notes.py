@@ -24,7 +24,7 @@ def notes(fit: Fit) -> list[str]:
 
 
 def _until(fit: Fit, following: list[int]) -> str:
-    return ", until N·b rises" if following[0] < fit.curve.batch_sizes[0] else ""
+    return ", until N·b rises" if following[-1] < fit.curve.batch_sizes[0] else ""
 
 
 def _reached_sizes(fit: Fit) -> list[int]:
@@ -86,16 +86,25 @@ def stopped_early(fit: Fit) -> list[tuple[float, float]]:
     for b in one.sizes[(one.sizes >= one.low) & (one.sizes <= one.high)]:
         waiting = frame[(frame["batch_size"] == b) & (frame["outcome"] == "censored")]
         spent = float((waiting["steps"] * b).max()) if len(waiting) else math.inf
-        if math.isinf(bounds.loc[b, "high"]) and spent < one.least_ci[1]:
+        if math.isinf(bounds.loc[b, "high"]) and spent < _needed(fit):
             found.append((float(b), spent))
     return found
 
 
+def _needed(fit: Fit) -> float:
+    """N·b that a run must spend without arriving to show that its size is dearer: what the best size may take."""
+    if fit.cheapest is None:
+        return math.inf
+    known = fit.curve.median_bounds()["high"]
+    least = float((known * known.index.to_numpy(float)).min())
+    return max(fit.cheapest.least_ci[1], least if math.isfinite(least) else 0.0)
+
+
 def _stopped(fit: Fit) -> list[str]:
     early = stopped_early(fit)
-    if not early or fit.cheapest is None:
+    if not early:
         return []
-    unit, needed = fit.curve.gradients, fit.cheapest.least_ci[1]
+    unit, needed = fit.curve.gradients, _needed(fit)
     told = ", ".join(f"b = {b:g} after {short(unit * spent)}" for b, spent in early)
     steps = ", ".join(f"{short(math.ceil(needed / b))} steps at b = {b:g}" for b, _ in early)
     return [

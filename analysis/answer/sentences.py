@@ -32,7 +32,8 @@ def sentence(one: Fit) -> str:
 
 def _found(one: Fit) -> str:
     if one.cheapest is not None:
-        return f"{least_at(one.cheapest)}; {as_good(one.cheapest)}"
+        several = len(one.cheapest.sizes) > 1
+        return "; ".join([least_at(one.cheapest), *([as_good(one.cheapest)] if several else [])])
     why = "every run diverged" if one.diverged == len(one.curve.frame) else "no run reached the target"
     return f"b* is not known: {why}"
 

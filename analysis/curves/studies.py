@@ -179,7 +179,7 @@ def _abandoned(outcome: Outcome) -> bool:
 
 # A definition is left out where fewer than this part of the runs that arrived are seen to arrive by it, as where every
 # run stopped at its crossing.
-_ENOUGH = 0.75
+_ENOUGH = 0.5
 
 
 def _variants(runs: list[Run], threshold: float) -> Callable[[], dict[str, Curve]]:

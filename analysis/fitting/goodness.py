@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.fitting.likelihood import Observations, Problem, best, maximise
 from analysis.fitting.models import Array, Mask, Model
+from cbs.errors import counted
 
 # Below this p a form is rejected.
 REJECTED = 0.01
@@ -46,7 +47,7 @@ def goodness(seen: Observations, model: Model, random: int = 0) -> Goodness:
     sizes, runs = np.unique(seen.b[reached], return_counts=True)
     bends = min(DEGREE, len(sizes) - 1 - len(model.names))
     if bends < 1:
-        return Goodness(None, f"the target was reached at {len(sizes)} batch sizes only")
+        return Goodness(None, f"the target was reached at {counted(len(sizes), 'batch size')} only")
     if np.median(runs) < 2:
         return Goodness(None, "one seed a batch size can't tell the spread between seeds from a misfit")
     straight = Problem(seen, model, np.ones((1, len(seen.b))), sizes[:1], scale=_spread_by_size(seen))

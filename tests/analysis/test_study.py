@@ -67,7 +67,7 @@ def test_a_study_in_which_nothing_arrived_is_drawn_and_says_so(tmp_path: Path) -
     for action in ("plots", "report"):
         done = command(action, "results/sweep", cwd=tmp_path, module="analysis")
         assert done.returncode == 0, done.stderr
-    assert "no fitted b*, nothing measured; 2 of 2 runs censored" in done.stdout
+    assert "b* is not known: no run reached the target; 2 runs, 2 never arrived." in done.stdout
 
 
 def test_a_folder_without_records_is_one_sentence(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_study_of_a_rising_metric_reads_as_its_mirror(study: Path, tmp_path: P
         curves_at(rising, other, 136.0)
 
     fits = fit_all(from_study(other))
-    at_thresholds = _at_thresholds([Source(other, fits, rising)], False)
+    at_thresholds = _at_thresholds([Source(other, fits, rising)])
     assert list(at_thresholds) == [135, 114, 95.5, 80.3, 67.5]
     drawn = figures.everything(fits, trajectories(rising), at_thresholds, None)
     assert drawn["targets"].axes[0].get_xlabel() == "threshold (IS ≥)"

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from analysis.__main__ import main
 from analysis.answer import predict
+from analysis.curves.studies import from_study
+from analysis.fitting.fit import fit
 from cbs.key import trial_key
 from cbs.outcome import Censored, Evaluation, Noise, Outcome, Reached
 from cbs.record import SCHEMA, Result, RunFolder, write_json
@@ -71,9 +73,11 @@ def test_four_answers_and_what_each_takes(study: Path, capsys: pytest.CaptureFix
     rows = {(row["curve"], row["kind"], row["step"]): row for row in found["answers"]}
     assert rows["Adam", "measured", None]["b_star"] == 8
     assert rows["Adam", "measured", None]["hours"] == pytest.approx(10 * 36 / 3600)
-    assert rows["Adam", "fitted", None]["b_star"] == pytest.approx(6.0, rel=0.1)
-    low, high = rows["Adam", "fitted", None]["interval"]
+    low, high = rows["Adam", "b*", None]["interval"]
     assert low < 6 < high
+    assert low < rows["Adam", "b*", None]["b_star"] < high
+    assert rows["Adam", "b*", None]["ratio"] == 1
+    assert rows["Adam", "paper's form", None]["b_star"] == pytest.approx(6.0, rel=0.1)
     own, carried = rows["Adam", "closed form", None], rows["RMSProp", "closed form", None]
     assert (own["b_star"], own["hours"]) == (pytest.approx(8), 0)
     # The closed forms at equal rates: Adam's has (1 − β1)³/√(1 − β2) more below the line.
@@ -86,7 +90,7 @@ def test_four_answers_and_what_each_takes(study: Path, capsys: pytest.CaptureFix
     )
     assert early["b_star"] == 10
     assert early["hours"] == pytest.approx(3.6 / 3600)
-    assert early["ratio"] == pytest.approx(10 / rows["Adam", "fitted", None]["b_star"])
+    assert early["ratio"] == pytest.approx(10 / rows["Adam", "b*", None]["b_star"])
     assert "one run, b = 8, up to step 300" in early["source"]
     assert late["b_star"] == 60
     hidden = rows["Adam", "noise, discriminator", 300]
@@ -98,12 +102,13 @@ def test_four_answers_and_what_each_takes(study: Path, capsys: pytest.CaptureFix
 
 
 def test_it_says_what_a_noise_scale_is_worth_here(study: Path, capsys: pytest.CaptureFixture) -> None:
+    (b_star,) = [fit(one).b_star for one in from_study(study) if one.optimizer == "adam"]
+    assert b_star is not None
     assert main(["predict", str(study)]) == 0
     told = capsys.readouterr().out
-    b_star = 6.0
     assert "isn't b*. The generator's is" in told
     low, high = told.split("The generator's is ")[1].split(" times b*")[0].split(" to ")
-    assert (float(low), float(high)) == (pytest.approx(10 / b_star, rel=0.1), pytest.approx(60 / b_star, rel=0.1))
+    assert (float(low), float(high)) == (pytest.approx(10 / b_star, rel=0.01), pytest.approx(60 / b_star, rel=0.01))
     assert "noise, generator, step 300" in told
 
 

@@ -22,8 +22,8 @@ def report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = Path(shutil.copytree(swept / "results" / "sweep", folder / "results" / "sweep"))
     done = command("report", "results/sweep", "--threshold", "175", cwd=folder, module="analysis")
     assert done.returncode == 0, done.stderr
-    assert "Adam: " in done.stdout
-    assert "runs censored" in done.stdout
+    assert "Adam (rates 2e-3, 2e-3), DCGAN on digits, FID ≤ 175: b* " in done.stdout
+    assert "6 runs, " in done.stdout
     return study / "report.html"
 
 
@@ -56,7 +56,7 @@ def page(browser: Browser, report: Path, request: pytest.FixtureRequest) -> Iter
 def test_the_page_fits_and_its_figures_are_drawn(page: Page) -> None:
     width = page.viewport_size["width"]  # type: ignore[index]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".verdict p").first.inner_text().startswith("Adam: ")
+    assert page.locator(".verdict p").first.inner_text().startswith("Adam (rates 2e-3, 2e-3), DCGAN on digits")
     names = page.locator("figure[role=img]").evaluate_all("all => all.map(f => f.id)")
     assert {"steps_to_target", "sfo", "estimated", "targets", "metric_adam", "crossings_rmsprop"} <= set(names)
     for name in names:

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.answer.notes import notes, verdict
+from analysis.answer.notes import notes
+from analysis.answer.sentences import sentence
+from analysis.answer.wording import verdict
 from analysis.curves.curve import Curve
 from analysis.fitting import models
 from analysis.fitting.fit import fit, fit_all
@@ -29,15 +31,17 @@ SIZES = 2.0 ** np.arange(2, 11)
 
 
 def test_public_language_model_data() -> None:
-    """The hyperbola answers b* ≈ 120 for all five models, an artefact of b_min = 64; B_crit rises 2.2k → 11.1k."""
+    """b* is at or below 64, the smallest size, for all five models, where the hyperbola answers 120; B_crit rises."""
     fits = fit_all(public())
     assert [one.curve.label for one in fits] == ["85M", "151M", "302M", "604M", "1.2B"]
     b_crit = []
     for one in fits:
-        assert one.b_star == pytest.approx(120, rel=0.03)
-        assert any("Don't read b*" in note and "held down by the smallest batch size" in note for note in notes(one))
-        assert any("this form can only answer b* < 128" in note for note in notes(one))
-        assert any("Sweep next: batch_size=32,16,8, until a trial is censored." in note for note in notes(one))
+        assert one.b_star_ci[0] is None
+        assert one.b_star_ci[1] < 160  # type: ignore[operator]
+        assert ": b* = 64, the smallest size tried" in sentence(one) or ": b* ≤ " in sentence(one)
+        assert one.hyperbola.b_star == pytest.approx(120, rel=0.03)
+        assert any("it can only answer less than 128" in note for note in notes(one))
+        assert "Sweep next: batch_size=32,16,8, until N·b rises." in notes(one)
         assert one.forms.behind("hyperbola") > 40
         assert one.forms.behind("two_term") < 5
         hyperbola, two_term = one.forms.form("hyperbola"), one.forms.form("two_term")
@@ -57,16 +61,21 @@ def test_public_language_model_data() -> None:
 @pytest.mark.parametrize(
     ("n", "preferred", "words"),
     [
-        (models.hyperbola(SIZES, 1000, 3.3), "hyperbola", "the paper's hyperbola"),
+        (models.hyperbola(SIZES, 1000, 3.3), "hyperbola", "the paper's form"),
         (models.two_term(SIZES, 1000, 90), "two_term", "no minimum inside"),
         (models.power_law(SIZES, 1000, 40, 2.0), "power_law", "the power law"),
     ],
     ids=["hyperbola", "two_term", "power_law"],
 )
 def test_the_form_that_made_the_data_is_found(n: models.Array, preferred: str, words: str) -> None:
-    found = fit_forms(runs(dict(zip(SIZES, n, strict=True)), 5, 0.05))
+    one = fit(runs(dict(zip(SIZES, n, strict=True)), 5, 0.05))
+    found = one.forms
     assert found.behind(preferred) < 2
-    assert words in verdict(found)
+    assert words in verdict(one)
+    assert not one.tests[preferred].rejected
+    if preferred != "hyperbola":
+        assert one.tests["hyperbola"].rejected
+        assert "the paper's form is rejected (p = 0.005)" in sentence(one)
     best = found.form(preferred)
     assert best is not None
     assert best.left_out is not None
@@ -100,16 +109,17 @@ def test_steps_in_the_data_are_no_formulas() -> None:
 @pytest.mark.parametrize("random", range(4))
 def test_a_noisy_short_sweep_can_not_tell_the_forms_apart_and_says_so(random: int) -> None:
     n = dict(zip(SIZES[3:8], models.power_law(SIZES[3:8], 1000, 16, 1.2), strict=True))
-    found = fit_forms(runs(n, 3, 0.3, random))
-    assert len(found.close()) > 1
-    assert verdict(found).startswith("This sweep can't tell these forms apart")
+    one = fit(runs(n, 3, 0.3, random))
+    assert len(one.forms.close()) > 1
+    assert verdict(one).startswith("Forms: this sweep can't tell these apart")
 
 
 def test_too_few_runs_are_not_compared() -> None:
     assert fit_forms(runs({4: 100, 8: 50}, 3, 0.1)).ranked == []
-    few = fit_forms(runs({4: 100, 8: 60, 16: 50, 32: 48}, 1, 0.05))
-    assert few.preferred is None
+    few = fit(runs({4: 100, 8: 60, 16: 50, 32: 48}, 1, 0.05))
+    assert few.forms.preferred is None
     assert verdict(few) == "Too few runs to compare forms."
+    assert "one seed a batch size can't tell the spread between seeds from a misfit" in sentence(few)
 
 
 def test_b_crit_beyond_the_sweep_is_said() -> None:
