@@ -31,8 +31,10 @@ _LENGTH = 3 * OCTAVE
 LOCATION = 10.0
 # Where a run takes e^4 times N∞, the hyperbola's wall becomes a steep line: ln N stays finite.
 _WALL, _WALL_SLOPE = 4.0, 3.0
+# Near the wall the form is no line in its parameter: no tile moves further than this there.
+_MOST_MOVED = 0.4
 _EXPONENTS = np.geomspace(0.45, 3.0, 6)
-_FORMS = {"hyperbola": 0.33, "two_term": 0.12, "power_law": 0.55}
+_FORMS = {"hyperbola": 0.32, "two_term": 0.2, "power_law": 0.48}
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _hyperbola(x: Array, pivot: float) -> tuple[Array, Array, Array]:
 
     here = form(v)
     along = (form(v * math.exp(small)) - here) / small * (0.5 * math.log(v[1] / v[0]))
+    along = np.clip(along, -_MOST_MOVED, _MOST_MOVED)
     weight = np.log(v / np.expm1(v))
     return here, np.stack([along, np.zeros_like(along)], -1), _shared("hyperbola", weight)
 

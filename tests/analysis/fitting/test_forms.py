@@ -31,13 +31,18 @@ SIZES = 2.0 ** np.arange(2, 11)
 
 
 def test_public_language_model_data() -> None:
-    """b* is at or below 64, the smallest size, for all five models, where the hyperbola answers 120; B_crit rises."""
+    """b* may be 64, the smallest size, or less, for all five models, where the hyperbola answers 120; B_crit rises.
+
+    One run a size, N known to a thousand steps: N·b is nearly flat up to 256, and the sets reach as far.
+    """
     fits = fit_all(public())
     assert [one.curve.label for one in fits] == ["85M", "151M", "302M", "604M", "1.2B"]
     b_crit = []
     for one in fits:
         assert one.b_star_ci[0] is None
-        assert one.b_star_ci[1] < 160  # type: ignore[operator]
+        assert one.b_star_ci[1] < 600  # type: ignore[operator]
+        assert one.cheapest is not None
+        assert one.cheapest.probability[0] > 0.4
         assert ": b* = 64, the smallest size tried" in sentence(one) or ": b* ≤ " in sentence(one)
         assert one.hyperbola.b_star == pytest.approx(120, rel=0.03)
         assert any("it can only answer less than 128" in note for note in notes(one))
