@@ -239,6 +239,8 @@ def differences_table(pairs: Sequence[Difference]) -> Table:
 
 
 def _signed(found: Difference) -> str:
+    if found.interval == (None, None):
+        return "can't be told"
     low, high = ("open" if end is None else f"{end:+.2f}" for end in found.interval)
     return f"{found.octaves:+.2f} ({low} to {high})"
 

@@ -31,13 +31,15 @@ SIZES = 2.0 ** np.arange(2, 11)
 
 
 def test_public_language_model_data() -> None:
-    """b* is at or below 64, the smallest size, for all five models, where the hyperbola answers 120; B_crit rises."""
+    """Nothing below 64 was tried and N·b is flat to about 512: b* is open below; the hyperbola says 120."""
     fits = fit_all(public())
     assert [one.curve.label for one in fits] == ["85M", "151M", "302M", "604M", "1.2B"]
     b_crit = []
     for one in fits:
         assert one.b_star_ci[0] is None
-        assert one.b_star_ci[1] < 160  # type: ignore[operator]
+        assert one.b_star_ci[1] < 640  # type: ignore[operator]
+        assert one.cheapest is not None
+        assert one.cheapest.probability[one.cheapest.sizes > 600].sum() < 0.025
         assert ": b* = 64, the smallest size tried" in sentence(one) or ": b* ≤ " in sentence(one)
         assert one.hyperbola.b_star == pytest.approx(120, rel=0.03)
         assert any("it can only answer less than 128" in note for note in notes(one))
