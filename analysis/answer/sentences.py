@@ -80,9 +80,9 @@ def _price(one: Fit, costs: Costs, name: str, cost: Cost) -> str:
     steps = one.predict(b)
     dearer, gradients = cost.of_a_step(b) * steps, b * steps
     return (
-        f"{one.curve.name}: for the least {title}, {least_at(cost.cheapest, 'b')}; {as_good(cost.cheapest)}; by the estimates, "
-        f"{percent(dearer[1] / dearer[0])} of what the fewest gradients take, for {gradients[1] / gradients[0]:.2g} "
-        "times as many."
+        f"{one.curve.name}: for the least {title}, {least_at(cost.cheapest, 'b')}; {as_good(cost.cheapest)}; by the "
+        f"estimates, {percent(dearer[1] / dearer[0])} of what the fewest gradients take, for "
+        f"{gradients[1] / gradients[0]:.2g} times as many."
     )
 
 
