@@ -49,6 +49,10 @@ class Cheapest:
         """The 95 % set, with None at an open end."""
         return (None if self.open_low else self.low), (None if self.open_high else self.high)
 
+    def holds(self, b: float) -> bool:
+        """Whether a batch size lies within the set."""
+        return self.low <= b <= self.high
+
     @property
     def octaves(self) -> float:
         """How wide the set is, open ends counted to the edge."""
@@ -69,7 +73,7 @@ def cheapest(known: Posterior, log_step_cost: Array | None = None, margin: float
     best = int((known.weight @ np.minimum(regret, _MOST_REGRET)).argmin())
     swept = np.bincount(cost[:, known.at].argmin(1), known.weight, len(known.sizes)).astype(float)
     least = weighted_quantile(cost[draws, at], known.weight, (0.025, 0.5, 0.975))
-    b = np.exp(known.x)
+    b = known.b
     return Cheapest(
         float(b[best]),
         float(b[first]),
@@ -123,4 +127,4 @@ def _as_good(regret: Array, known: Posterior, margin: float) -> tuple[float, flo
             alive, last = both, last + 1
         if best is None or known.x[last] - known.x[first] > known.x[best[1]] - known.x[best[0]]:
             best = int(first), int(last)
-    return None if best is None else (float(np.exp(known.x[best[0]])), float(np.exp(known.x[best[1]])))
+    return None if best is None else (float(known.b[best[0]]), float(known.b[best[1]]))
