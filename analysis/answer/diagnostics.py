@@ -39,7 +39,8 @@ def everything(
 def density(fits: list[Fit]) -> Figure:
     """Where b* lies, by its posterior: probability per octave, a quarter octave a bin; the 95 % set below it."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6))
-    known = [(i, one, one.cheapest) for i, one in enumerate(fits) if one.cheapest is not None]
+    several = [(i, one, one.cheapest) for i, one in enumerate(fits)]
+    known = [(i, one, found) for i, one, found in several if found is not None and len(found.sizes) > 1]
     first = min(float(found.sizes[0]) for _, _, found in known)
     last = max(float(found.sizes[-1]) for _, _, found in known)
     foot = 0.05 * (len(known) + 0.5)
@@ -72,7 +73,7 @@ def probability(fits: list[Fit]) -> Figure:
     width = 0.8 / len(fits)
     for i, one in enumerate(fits):
         found = one.cheapest
-        if found is None:
+        if found is None or len(found.sizes) < 2:
             continue
         at = np.array([sizes.index(int(b)) for b in found.sizes]) + (i - (len(fits) - 1) / 2) * width
         axes.bar(at, found.probability, width * 0.92, color=COLOURS[i % len(COLOURS)], label=canvas.short_name(one))

@@ -157,7 +157,7 @@ def _sfo(axes: Axes, fits: list[Fit]) -> None:
     known = [(i, one.cheapest) for i, one in enumerate(fits) if one.cheapest is not None]
     for row, (i, found) in enumerate(known):
         colour = COLOURS[i % len(COLOURS)]
-        if found.as_good is not None:
+        if found.as_good is not None and len(found.sizes) > 1:
             low, high = found.as_good
             axes.axvspan(low * 0.98, high * 1.02, color=colour, alpha=0.13, lw=0, zorder=0)
         canvas.set_bar(axes, found, 0.04 * (len(known) - row), colour)

@@ -127,7 +127,7 @@ def _measured(fit: Fit) -> list[str]:
             f"Measured b*: {told}, which can't be told apart, because runs at b = {_sizes(rivals)} stopped before they "
             f"had spent as many gradients as the median run at {best:g} takes."
         ]
-    if one.low <= measured.b_star <= one.high:
+    if one.holds(measured.b_star):
         return []
     runs = int((fit.curve.frame["batch_size"] == measured.b_star).sum())
     return [

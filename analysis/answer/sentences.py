@@ -80,14 +80,16 @@ def _price(one: Fit, costs: Costs, name: str, cost: Cost) -> str:
     steps = one.predict(b)
     dearer, gradients = cost.of_a_step(b) * steps, b * steps
     return (
-        f"{one.curve.name}, least {title}: {least_at(cost.cheapest, 'b')}; {as_good(cost.cheapest)}; by the estimates, "
-        f"{percent(dearer[1] / dearer[0])} of what the fewest gradients take, for {gradients[1] / gradients[0]:.2g} "
-        "times as many."
+        f"{one.curve.name}: for the least {title}, {least_at(cost.cheapest, 'b')}; {as_good(cost.cheapest)}; by the "
+        f"estimates, {percent(dearer[1] / dearer[0])} of what the fewest gradients take, for "
+        f"{gradients[1] / gradients[0]:.2g} times as many."
     )
 
 
 def apart(found: Difference) -> str:
     """The ratio of two curves' b*, its interval, and whether the two differ."""
+    if found.interval == (None, None):
+        return f"How far b* of {found.one} and of {found.other} lie apart can't be told: their sets are open"
     ends = ("open" if end is None else f"{2**end:.3g}" for end in found.interval)
     verdict = "they differ" if found.decided else "undecided"
     return (

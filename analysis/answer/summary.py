@@ -36,7 +36,7 @@ def _measured(measured: Measured, found: Cheapest | None) -> Cell:
     """The argmin over swept sizes, with the power of two that the slides name; or sizes that can't be told apart."""
     if measured.b_star is None:
         return words(" or ".join(f"{b:g}" for b in measured.candidates) or None)
-    outside = found is not None and not found.low <= measured.b_star <= found.high
+    outside = found is not None and not found.holds(measured.b_star)
     text = f"{measured.b_star:g} ({named(measured.b_star)})" if measured.b_star >= 1 else f"{measured.b_star:g}"
     return Cell(f"{text}, outside the set" if outside else text, measured.b_star)
 
@@ -239,6 +239,8 @@ def differences_table(pairs: Sequence[Difference]) -> Table:
 
 
 def _signed(found: Difference) -> str:
+    if found.interval == (None, None):
+        return "can't be told"
     low, high = ("open" if end is None else f"{end:+.2f}" for end in found.interval)
     return f"{found.octaves:+.2f} ({low} to {high})"
 

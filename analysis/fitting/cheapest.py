@@ -49,6 +49,10 @@ class Cheapest:
         """The 95 % set, with None at an open end."""
         return (None if self.open_low else self.low), (None if self.open_high else self.high)
 
+    def holds(self, b: float) -> bool:
+        """Whether a batch size lies within the set."""
+        return self.low <= b <= self.high
+
     @property
     def octaves(self) -> float:
         """How wide the set is, open ends counted to the edge."""
@@ -69,7 +73,8 @@ def cheapest(known: Posterior, log_step_cost: Array | None = None, margin: float
     best = int((known.weight @ np.minimum(regret, _MOST_REGRET)).argmin())
     swept = np.bincount(cost[:, known.at].argmin(1), known.weight, len(known.sizes)).astype(float)
     least = weighted_quantile(cost[draws, at], known.weight, (0.025, 0.5, 0.975))
-    b, (low, high) = np.exp(known.x), _ends(known.x, first, last)
+    b = known.b
+    low, high = _ends(b, first, last)
     return Cheapest(
         float(b[best]),
         low,
@@ -107,13 +112,13 @@ def _shortest(mass: Array, x: Array) -> tuple[int, int]:
     return int(starts[best]), int(last[best])
 
 
-def _ends(x: Array, first: int, last: int) -> tuple[float, float]:
+def _ends(b: Array, first: int, last: int) -> tuple[float, float]:
     """A set of points as batch sizes: half way to the next point on either side, but for the edges of the sweep."""
-    if first == last and first in (0, len(x) - 1):
-        return math.exp(x[first]), math.exp(x[first])
-    low = x[0] if first == 0 else 0.5 * (x[first - 1] + x[first])
-    high = x[-1] if last == len(x) - 1 else 0.5 * (x[last] + x[last + 1])
-    return math.exp(low), math.exp(high)
+    if first == last and first in (0, len(b) - 1):
+        return float(b[first]), float(b[first])
+    low = b[0] if first == 0 else math.sqrt(b[first - 1] * b[first])
+    high = b[-1] if last == len(b) - 1 else math.sqrt(b[last] * b[last + 1])
+    return float(low), float(high)
 
 
 def _as_good(regret: Array, known: Posterior, margin: float) -> tuple[float, float] | None:
@@ -132,4 +137,4 @@ def _as_good(regret: Array, known: Posterior, margin: float) -> tuple[float, flo
             alive, last = both, last + 1
         if best is None or known.x[last] - known.x[first] > known.x[best[1]] - known.x[best[0]]:
             best = int(first), int(last)
-    return None if best is None else (float(np.exp(known.x[best[0]])), float(np.exp(known.x[best[1]])))
+    return None if best is None else (float(known.b[best[0]]), float(known.b[best[1]]))

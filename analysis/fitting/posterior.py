@@ -59,6 +59,13 @@ class Posterior:
         return self.log_n + self.x
 
     @property
+    def b(self) -> Array:
+        """Batch sizes (G,), those that were swept to the last digit."""
+        found = np.exp(self.x)
+        found[self.at] = self.sizes
+        return found
+
+    @property
     def effective(self) -> float:
         """How many equally weighted draws tell as much (Kish)."""
         return float(1 / (self.weight**2).sum())

@@ -42,7 +42,7 @@ class Theory:
 def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
     """Closed forms for every curve of the same network whose facts are known, r taken from one of them.
 
-    reference: the label or optimizer of that curve; without it Adam's, else the first in which a run arrived.
+    reference: the label or optimizer of that curve; without it Adam's, else the first, of those whose b* can be told.
     None where no curve can serve. Raises InputError where the named one can't.
     """
     factors = {one.curve.label: _factor(one) for one in fits if _has_closed_form(one)}
@@ -55,7 +55,8 @@ def theory(fits: list[Fit], reference: str | None = None) -> Theory | None:
             raise InputError(f"reference is {reference!r}: {hint}.")
     if not able:
         return None
-    source = next((one for one in able if one.curve.optimizer == "adam"), able[0])
+    told = [one for one in able if one.b_star_ci != (None, None)] or able
+    source = next((one for one in told if one.curve.optimizer == "adam"), told[0])
     own, measured = factors[source.curve.label], source.measured_b_star
     assert source.b_star is not None
     same = {f.curve.label for f in fits if f.curve.facts.get("parameters") == source.curve.facts["parameters"]}

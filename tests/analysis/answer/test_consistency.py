@@ -102,7 +102,7 @@ def measured(one: Fit, said: list[str], tables: dict[str, summary.Table]) -> Non
     """A measured b* outside the set, or one that can't be told, is explained and never stands bare."""
     found = one.cheapest
     assert found is not None
-    inside = one.measured_b_star is not None and found.low <= one.measured_b_star <= found.high
+    inside = one.measured_b_star is not None and found.holds(one.measured_b_star)
     explained = [note for note in said if note.startswith("Measured b*")]
     assert len(explained) == (not inside and bool(one.measured.candidates))
     assert all("can't be told apart" in note for note in explained)
@@ -227,3 +227,12 @@ def test_where_another_definition_of_arriving_disagrees_the_headline_says_so() -
     assert to_dict([fit(one)])["curves"][0]["variants"]["running median of three"]["b_star"] == 2
     one.variants = lambda: {"running median of three": one}
     assert "but by" not in sentences.sentence(fit(one))
+
+
+def test_a_swept_size_at_the_end_of_the_set_lies_in_it() -> None:
+    """Where the set reaches an edge of the sweep, that size is its end to the last digit."""
+    for name in ("power_0.5", "power_3"):
+        found = fit(sweep(TRUTHS[name], 0.15, 3, np.random.default_rng(1), (3, 7, 11, 24))).cheapest
+        assert found is not None
+        assert found.holds(3.0) if found.open_low else found.holds(24.0)
+        assert {3.0, 24.0} & {found.low, found.high}
