@@ -33,6 +33,7 @@ Tiny = Callable[..., Config]
 
 GIVEN: dict[str, Any] = {
     "width_octaves": 1.0,
+    "within": None,
     "half_octaves": False,
     "budget_gpu_hours": None,
     "budget_sfo": None,
@@ -281,8 +282,10 @@ def test_each_batch_size_has_its_own_budget_in_steps(trials: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"width_octaves": 0}, "hydra.sweeper.width_octaves is 0: it must be a number above 0."),
+        ({"width_octaves": 0}, "hydra.sweeper.width_octaves is 0: it must be null or a number above 0."),
         ({"width_octaves": "wide"}, "hydra.sweeper.width_octaves is 'wide'"),
+        ({"within": True}, "hydra.sweeper.within is True: it must be null or a number above 0."),
+        ({"width_octaves": None}, "hydra.sweeper.width_octaves and within are null: one of them must say when"),
         ({"half_octaves": 1}, "hydra.sweeper.half_octaves is 1: it must be true or false."),
         ({"budget_sfo": -1}, "hydra.sweeper.budget_sfo is -1: it must be null or a number above 0."),
         ({"budget_gpu_hours": 0}, "hydra.sweeper.budget_gpu_hours is 0"),
