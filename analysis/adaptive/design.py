@@ -138,7 +138,8 @@ def _words(found: Cheapest, options: Options) -> str:
     if _narrow(found, options) or options.within is None:
         if found.open_low and found.open_high:
             return "every batch size allowed may be the cheapest"
-        return f"the 95 % set is {_octaves(found.octaves)} wide"
+        one = found.octaves < 0.005
+        return "the 95 % set is one batch size" if one else f"the 95 % set is {_octaves(found.octaves)} wide"
     return f"b = {found.b_star:.3g} costs at most {100 * found.regret_95:.0f} % more than the least"
 
 
