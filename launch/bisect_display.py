@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -16,10 +18,11 @@ from launch.bisect_search import Adaptive, Search
 from launch.display import Display, spoken
 
 if TYPE_CHECKING:
-    from analysis.adaptive.design import State
+    from analysis.adaptive.design import Seen, State
     from launch.plan import Live, Run, Sweep
 
 _MARKS = {"reached": "o", "censored": ">", "diverged": "x"}
+_MARKS_A_LINE = 8
 
 
 class AdaptiveDisplay(Display):
@@ -40,7 +43,7 @@ class AdaptiveDisplay(Display):
         return [self._totals(now).plain, *lines(self._adaptive)]
 
     def _table(self, now: float) -> Group:
-        parts: list[Text | Table] = []
+        parts: list[Text | Columns] = []
         for search in self._adaptive.searches:
             parts += [Text(told(search), style="bold"), _curve(search)]
         return Group(*parts, Text(spending(self._adaptive)), self._totals(now), self._at_work())
@@ -67,20 +70,28 @@ def told(search: Search) -> str:
 
 
 def answer(found: State) -> str:
-    """b* with its interval, whether that is decided, and why."""
+    """b* with its 95 % set, whether that is decided, and why."""
     why = f"{'decided' if found.decided else 'open'}: {found.why}"
-    if found.b_star is None and found.interval == (None, None):
+    if found.b_star is None:
         return f"no b* yet, {why}"
     low, high = found.interval
     if low is None and high is None:
-        return f"b* can't be told yet, {why}"
+        return f"any batch size may be b*, {why}" if found.decided else f"b* can't be told yet, {why}"
     if low is None or high is None:
-        return f"b* {'≥' if high is None else '≤'} {_short(low if high is None else high)} (95 %), {why}"
+        return f"b* {_set(found)} (95 %), {why}"
     return f"b* = {_short(found.b_star)} (95 %: {_short(low)} to {_short(high)}), {why}"
 
 
+def _set(found: State) -> str:
+    """The 95 % set of b* in a cell."""
+    low, high = found.interval
+    if low is None or high is None:
+        return "–" if low is high else f"≥ {_short(low)}" if high is None else f"≤ {_short(high)}"
+    return f"{_short(low)}–{_short(high)}"
+
+
 def _short(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"
+    return "–" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def points(search: Search) -> list[str]:
@@ -92,22 +103,29 @@ def _points(search: Search) -> list[tuple[int, str, str]]:
     found = []
     for b in sorted({run.batch_size for run in search.known.seen}):
         here = [run for run in search.known.seen if run.batch_size == b]
-        median = statistics.median(run.steps if run.outcome == "reached" else math.inf for run in here)
-        n = f"{median:,.0f}" if math.isfinite(median) else f"> {max(run.steps for run in here):,.0f}"
-        found.append((b, n, "".join(sorted(_MARKS[run.outcome] for run in here))))
+        found.append((b, _median(here), "".join(sorted(_MARKS[run.outcome] for run in here))))
     return found
 
 
-def _curve(search: Search) -> Table:
-    found = _points(search)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("b")
-    for b, _, _ in found:
-        table.add_column(str(b), justify="right", no_wrap=True)
-    if found:
-        table.add_row("median N", *(n for _, n, _ in found))
-        table.add_row("runs (o reached, > censored)", *(marks for _, _, marks in found), style="dim")
-    return table
+def _median(runs: Sequence[Seen]) -> str:
+    """The median N as far as the runs tell: those that were stopped arrive later, those that diverged never."""
+    least = statistics.median(math.inf if run.outcome == "diverged" else run.steps for run in runs)
+    most = statistics.median(run.steps if run.outcome == "reached" else math.inf for run in runs)
+    if math.isinf(least):
+        return "–"
+    if math.isinf(most):
+        return f"> {least:,.0f}"
+    return f"{least:,.0f}" if least == most else f"{least:,.0f}–{most:,.0f}"
+
+
+def _curve(search: Search) -> Columns:
+    """Each batch size in a cell, as many beside each other as there is room for."""
+    heads = ("b", "median N", "o reached\n> censored\nx diverged")
+    cells = [Text("\n".join(heads), style="dim")]
+    for b, n, marks in _points(search):
+        wrapped = "\n".join(marks[at : at + _MARKS_A_LINE] for at in range(0, len(marks), _MARKS_A_LINE))
+        cells.append(Text(f"{b}\n{n}\n{wrapped}"))
+    return Columns(cells if len(cells) > 1 else [], padding=(0, 3))
 
 
 def spending(adaptive: Adaptive) -> str:
@@ -135,12 +153,11 @@ def summary(adaptive: Adaptive, stopped: bool = False) -> str:
 
 def _row(search: Search) -> list[str]:
     found, seen = search.state, search.known.seen
-    low, high = ("?" if end is None else f"{end:.3g}" for end in found.interval)
     counts = [sum(run.outcome == outcome for run in seen) for outcome in _MARKS]
     return [
         search.label,
-        "–" if found.b_star is None else f"{found.b_star:.3g}",
-        f"{low}–{high}",
+        "–" if found.interval == (None, None) and not found.decided else _short(found.b_star),
+        _set(found),
         "–" if found.width_octaves is None else f"{found.width_octaves:.2f}",
         *map(str, (len(seen), *counts)),
         spoken(search.known.seconds),
@@ -152,7 +169,16 @@ def sentence(search: Search, adaptive: Adaptive, stopped: bool) -> str:
     """What became of one curve."""
     if search.state.decided:
         return f"{told(search)}."
-    over = "the budget is spent" if adaptive.spent or adaptive.exhausted else "nothing is left to try"
-    if search.known.pending:
+    if stopped:
+        over = "stopped"
+    elif search.known.pending:
         over = f"{counted(len(search.known.pending), 'run')} at work"
-    return f"{told(search)}; {'stopped' if stopped else over}."
+    elif adaptive.spent or adaptive.exhausted:
+        over = "the budget is spent"
+    elif search.state.b_star is None:
+        over = "nothing is left to try"
+    else:
+        over = "no run that is left to try tells enough"
+        if not adaptive.settings.half_octaves:
+            over += " (hydra.sweeper.half_octaves=true allows batch sizes between these)"
+    return f"{told(search)}; {over}."

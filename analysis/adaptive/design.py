@@ -94,6 +94,8 @@ ENOUGH = 2
 PATIENCE = 0.25
 # A sweep goes on from where it has been: no batch size is tried that is more than this factor off.
 REACH = 8
+# What to do where nothing arrives.
+_LARGER = "allow larger ones, or a larger budget"
 # The first run, of which nothing is known, gets this part of the budget to begin with.
 FIRST = 0.25
 
@@ -104,61 +106,98 @@ def state(seen: Sequence[Seen], options: Options) -> State:
     if known is None:
         return State(None, (None, None), None, None, False, _nothing(seen, options))
     _, found = known
-    visited = _visited(seen)
-    first, last = options.sizes[0], options.sizes[-1]
-    open_low, open_high = found.low <= visited[0], found.high >= visited[-1]
+    told = _told(seen, options, found.least)
+    open_low = found.low <= told[0] or found.open_low
+    open_high = found.high >= told[-1] or found.open_high
     ends = None if open_low else found.low, None if open_high else found.high
-    width, regret = found.octaves, found.regret_95
-    narrow = options.width_octaves is not None and width <= options.width_octaves + 1e-9
-    good = options.within is not None and regret <= options.within
-    told = _told(found, width, narrow=narrow or options.within is None)
-    unvisited = _beyond(found, visited, options)
-    if not (narrow or good):
-        asked = _asked(options)
-        return State(found.b_star, ends, width, regret, False, f"{told}, {asked}")
-    if unvisited:
-        why = f"{told}, but no run at b = {_either(unvisited)} bears it out yet"
-        return State(found.b_star, ends, width, regret, False, why)
-    edge = ""
-    if open_low and visited[0] == first:
-        edge = f"; {first} is the smallest batch size allowed"
-    elif open_high and visited[-1] == last:
-        edge = f"; {last} is the largest batch size allowed"
-    return State(found.b_star, ends, width, regret, True, told + edge)
+    decided, why = False, _words(found, options)
+    if not _enough(found, options):
+        why += f"; {_asked(options)}"
+    elif lacking := _beyond(found, told, options):
+        why += f", but no run at b = {_either(lacking)} bears it out yet"
+    else:
+        decided = True
+        if open_low:
+            why += f"; {min(told[0], options.sizes[0])} is the smallest batch size allowed"
+        if open_high:
+            why += f"; {max(told[-1], options.sizes[-1])} is the largest batch size allowed"
+    return State(found.b_star, ends, found.octaves, found.regret_95, decided, why)
 
 
-def _told(found: Cheapest, width: float, narrow: bool) -> str:
-    if narrow:
-        octaves = "octave" if f"{width:.2g}" == "1" else "octaves"
-        return f"the 95 % set is {width:.2g} {octaves} wide"
+def _narrow(found: Cheapest, options: Options) -> bool:
+    """Whether the set is as narrow as was asked; one that leaves nothing out tells nothing."""
+    everything = found.open_low and found.open_high
+    return options.width_octaves is not None and not everything and found.octaves <= options.width_octaves + 1e-9
+
+
+def _enough(found: Cheapest, options: Options) -> bool:
+    return _narrow(found, options) or (options.within is not None and found.regret_95 <= options.within)
+
+
+def _words(found: Cheapest, options: Options) -> str:
+    if _narrow(found, options) or options.within is None:
+        if found.open_low and found.open_high:
+            return "every batch size allowed may be the cheapest"
+        one = found.octaves < 0.005
+        return "the 95 % set is one batch size" if one else f"the 95 % set is {_octaves(found.octaves)} wide"
     return f"b = {found.b_star:.3g} costs at most {100 * found.regret_95:.0f} % more than the least"
 
 
 def _asked(options: Options) -> str:
     asked = []
     if options.width_octaves is not None:
-        asked.append(f"{options.width_octaves:g} octaves")
+        asked.append(_octaves(options.width_octaves))
     if options.within is not None:
         asked.append(f"{100 * options.within:g} %")
-    return f"{' or '.join(asked)} {'were' if len(asked) > 1 or options.within is None else 'was'} asked for"
+    return f"asked for: {' or '.join(asked)}"
 
 
-def _beyond(found: Cheapest, visited: Sequence[int], options: Options) -> list[int]:
-    """Candidates of which one must be visited before the set rests on runs at both its sides; [] where it does."""
-    below = [b for b in options.sizes if b < visited[0]]
-    above = [b for b in options.sizes if b > visited[-1]]
-    if found.low <= visited[0] and below:
+def _octaves(width: float) -> str:
+    return f"{width:.2g} {'octave' if f'{width:.2g}' == '1' else 'octaves'}"
+
+
+def _told(seen: Sequence[Seen], options: Options, least: float) -> list[int]:
+    """Batch sizes of which runs say what they cost, or that it is more than the least, `least` gradients.
+
+    A run that has neither arrived nor diverged says so only once it has spent as much, or all that it may.
+    """
+    return sorted(
+        {
+            run.batch_size
+            for run in seen
+            if run.steps > 0
+            and (
+                run.outcome != "censored"
+                or run.steps * run.batch_size >= least
+                or run.steps >= options.most_steps.get(run.batch_size, math.inf)
+            )
+        }
+    )
+
+
+def _beyond(found: Cheapest, told: Sequence[int], options: Options) -> list[int]:
+    """The batch size that has to be tried before the set rests on runs at both its sides; [] where it does."""
+    below = [b for b in options.sizes if b < told[0]]
+    above = [b for b in options.sizes if b > told[-1]]
+    if found.low <= told[0] and below:
         return below[-1:]
-    if found.high >= visited[-1] and above:
+    if found.high >= told[-1] and above:
         return above[:1]
     return []
 
 
 def _nothing(seen: Sequence[Seen], options: Options) -> str:
-    last = options.sizes[-1]
+    """Why there is no b* where no run has arrived."""
+    usable = _trains(seen, options)
+    if not usable:
+        return "runs diverge at every batch size"
+    last = usable[-1]
     spent = [run for run in seen if run.batch_size == last and run.steps >= options.most_steps[last]]
-    if len(spent) >= ENOUGH:
-        return f"no run arrived, not even at the largest batch size, {last}: allow larger ones, or a larger budget"
+    if len([run for run in spent if run.outcome == "censored"]) >= ENOUGH:
+        largest = (
+            "the largest batch size" if last == options.sizes[-1] else "the largest batch size that doesn't diverge"
+        )
+        return f"no run arrived, not even at {largest}, {last}: {_LARGER}"
     return "no run has arrived yet"
 
 
@@ -175,12 +214,13 @@ def propose(
     the first at or after it. Deterministic in its arguments, whatever the order of runs.
     """
     now = state(seen, options)
-    if now.decided or "allow larger" in now.why or not count:
+    if now.decided or now.why.endswith(_LARGER) or not count:
         return []
     ordered = _ordered(seen)
     prospects = _prospects(ordered, options.sizes, options.within is not None)
     if prospects is None:
-        return _blind({run.batch_size for run in pending}, options)[:count]
+        taken = {run.batch_size for run in pending} | {run.batch_size for run in ordered if run.outcome == "diverged"}
+        return _blind(taken, options)[:count]
     chosen: list[Proposal] = []
     started = {(run.batch_size, run.seed): run for run in ordered}
     lacking = _lacking(ordered, options)
@@ -199,7 +239,7 @@ def propose(
     return chosen
 
 
-def _blind(at_work: set[int], options: Options) -> list[Proposal]:
+def _blind(taken: set[int], options: Options) -> list[Proposal]:
     """First runs, at sizes two candidates apart, from the middle outwards: larger ones first, which arrive sooner."""
     middle = (len(options.sizes) - 1) // 2
     off = [0, *(sign * step for step in range(2, len(options.sizes), 2) for sign in (1, -1))]
@@ -210,7 +250,7 @@ def _blind(at_work: set[int], options: Options) -> list[Proposal]:
             b, 0, math.ceil(options.most_steps[b] * FIRST), why.format(b, "in the middle" if i == 0 else "beside it")
         )
         for i, b in enumerate(sizes)
-        if b not in at_work
+        if b not in taken
     ]
 
 
@@ -247,24 +287,33 @@ def _prospects(seen: tuple[Seen, ...], sizes: tuple[int, ...], by_regret: bool) 
     return None if drawn is None else Prospects.of(drawn, by_regret=False)
 
 
-def _lacking(seen: Sequence[Seen], options: Options) -> list[int]:
-    """Where a set that is narrow enough still lacks a run; [] while it isn't narrow enough."""
-    known = _known(_ordered(seen), options.sizes)
-    if known is None:
-        return []
+@dataclass(frozen=True)
+class _Lacking:
+    """Where a set that is narrow enough still lacks a run, and how many gradients that run has to spend at least."""
+
+    sizes: list[int]
+    gradients: float
+
+
+def _lacking(seen: tuple[Seen, ...], options: Options) -> _Lacking:
+    known = _known(seen, options.sizes)
+    if known is None or not _enough(known[1], options):
+        return _Lacking([], 0.0)
     found = known[1]
-    narrow = options.width_octaves is not None and found.octaves <= options.width_octaves + 1e-9
-    good = options.within is not None and found.regret_95 <= options.within
-    return _beyond(found, _visited(seen), options) if narrow or good else []
+    return _Lacking(_beyond(found, _told(seen, options, found.least), options), found.least)
 
 
-def _usable(started: dict[tuple[int, int], Seen], options: Options) -> list[int]:
-    """Candidate sizes but for those where runs only diverge."""
-    diverged = Counter(run.batch_size for run in started.values() if run.outcome == "diverged")
-    arrived = {run.batch_size for run in started.values() if run.outcome == "reached"}
-    visited = _visited(list(started.values())) or [options.sizes[0]]
-    near = [b for b in options.sizes if visited[0] <= REACH * b and b <= REACH * visited[-1]]
-    return [b for b in near if b in arrived or diverged[b] < ENOUGH]
+def _trains(seen: Sequence[Seen], options: Options) -> list[int]:
+    """Candidates but for those where runs only diverge."""
+    diverged = Counter(run.batch_size for run in seen if run.outcome == "diverged")
+    arrived = {run.batch_size for run in seen if run.outcome == "reached"}
+    return [b for b in options.sizes if b in arrived or diverged[b] < ENOUGH]
+
+
+def _usable(seen: Sequence[Seen], options: Options) -> list[int]:
+    """Candidates that a run may be trained at now."""
+    visited = _visited(seen)
+    return [b for b in _trains(seen, options) if visited[0] <= REACH * b and b <= REACH * visited[-1]]
 
 
 def _either(sizes: Sequence[int]) -> str:
@@ -277,13 +326,13 @@ def _candidates(
     pending: Sequence[Pending],
     options: Options,
     step_cost: Callable[[int], float],
-    lacking: list[int],
+    lacking: _Lacking,
 ) -> list[tuple[float, Proposal]]:
     """What may be trained now, each as far as it tells most per cost, and how much that is per cost."""
     at_work = {(run.batch_size, run.seed) for run in pending}
-    sizes = _usable(started, options)
-    if lacking:
-        sizes = [] if {b for b, _ in at_work} & set(lacking) else [b for b in sizes if b in lacking]
+    sizes = _usable(list(started.values()), options)
+    if lacking.sizes:
+        sizes = [] if {b for b, _ in at_work} & set(lacking.sizes) else [b for b in sizes if b in lacking.sizes]
     weights = prospects.imagined([(p.batch_size, _done(started, p.batch_size, p.seed), p.until) for p in pending])
     arrived = any(run.outcome == "reached" for run in started.values())
     low, high = prospects.ends
@@ -292,12 +341,13 @@ def _candidates(
         why = f"b* may lie between {low:.3g} and {high:.3g}: b = {b} tells most for its cost"
         if not arrived:
             why = f"no run has arrived yet: b = {b} is likeliest to, for its cost"
-        elif lacking:
-            why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {_either(lacking)} bears out yet"
+        elif lacking.sizes:
+            why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {b} bears out yet"
         for seed in _seeds(b, started, at_work, options, arrived):
             done = _done(started, b, seed)
-            worth = prospects.worth(weights, b, done, options.most_steps[b], arrived)
-            if worth is not None and (worth.enough or lacking):
+            at_least = min(math.ceil(lacking.gradients / b), options.most_steps[b])
+            worth = prospects.worth(weights, b, done, options.most_steps[b], arrived, at_least)
+            if worth is not None and (worth.enough or lacking.sizes):
                 found.append((worth.rate / step_cost(b), Proposal(b, seed, worth.until, why)))
     return found
 

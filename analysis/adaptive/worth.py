@@ -111,24 +111,32 @@ class Prospects:
         found[~heavy], found[heavy] = arrived(z[~heavy], NORMAL), arrived(z[heavy], HEAVY)
         return found
 
-    def worth(self, weights: Array, b: int, done: float, most: float, any_arrived: bool) -> Worth | None:
+    def dear(self, b: int) -> float:
+        """The step by which a run at b that hasn't arrived shows that its batch size is dearer than the cheapest."""
+        spread = float(np.median(self._at(b)[1]))
+        return math.exp(min(self.log_least + _DEARER * spread - math.log(b), 60.0))
+
+    def worth(
+        self, weights: Array, b: int, done: float, most: float, any_arrived: bool, at_least: float = 0.0
+    ) -> Worth | None:
         """How a run at b, trained for `done` steps already and for `most` at the most, best tells of b*.
 
-        weights: (J, S). While nothing has arrived anywhere, what counts is the chance that this run does. None where it
-        can't be trained any further.
+        weights: (J, S). at_least: steps that it is to go in any case. While nothing has arrived anywhere, what counts
+        is the chance that this run does. None where training it any further tells nothing.
         """
-        _, sigma = self._at(b)
         if any_arrived:
-            dear = math.exp(min(self.log_least + _DEARER * float(np.median(sigma)) - math.log(b), 60.0))
-            least = _SHORTEST * math.exp(self.log_least) / b
+            dear = self.dear(b)
+            if done >= min(dear, most):
+                return None
+            shortest = max(_SHORTEST * math.exp(self.log_least) / b, at_least)
             last = min(most, max(dear, done * _LONGER))
         else:
-            least, last = most / 20, most
-        first = min(max(_LONGER * done, least, 1.0), last)
-        if last <= done:
-            return None
-        edges = np.unique(np.ceil(np.geomspace(first, last, EDGES)))
-        edges = edges[edges > done]
+            if done >= most:
+                return None
+            shortest, last = most / 20, most
+        first = min(max(_LONGER * done, shortest, 1.0), last)
+        edges = np.unique(np.ceil(np.append(np.geomspace(first, last, EDGES)[:-1], last)))
+        edges = edges[(edges > done) & (edges <= math.ceil(last))]
         by = self._arrived(b, np.log(edges))
         if done > 0:
             before = self._arrived(b, np.log([done]))
@@ -146,7 +154,7 @@ class Prospects:
             told, part = self._less_regret(weights, came, not_yet)
             enough = part >= LEAST_PART
         rate = told / np.maximum(steps, 1.0)
-        at = int(rate.argmax())
+        at = int(np.where(enough, rate, -1.0).argmax()) if enough.any() else int(rate.argmax())
         return Worth(float(rate[at]), bool(enough[at]), int(edges[at]))
 
     def _nats(self, weights: Array, came: Array, not_yet: Array) -> Array:
