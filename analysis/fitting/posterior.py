@@ -202,7 +202,7 @@ class _Proposal:
 
 def _proposal(problem: _Problem) -> _Proposal:
     swept, proper = np.log(problem.sizes), problem.proper
-    known = prior.spreads(0.5 * float(swept[0] + swept[-1]))
+    known = prior.spreads(0.5 * float(swept[0] + swept[-1]), problem.pivot)
     sigma = known.at(swept)
     mean, variance, evidence = _sites(problem, known.tails, sigma, proper)
     bound = known.log_weight + evidence.sum(1)

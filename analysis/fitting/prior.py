@@ -17,15 +17,16 @@ from analysis.fitting.models import Array, Index
 from analysis.fitting.noise import HEAVY, NORMAL
 
 OCTAVE = math.log(2)
-# ln N's spread between seeds in the middle of the sweep, and how much faster it grows per octave towards small b.
+# ln N's spread between seeds; and the ways in which it may grow towards small b, with their weights: by a factor of
+# 2^growth per octave, or by 1 + rise·(b1/b)^1.5, b1 the smallest size that arrived, as where N(b) is about to leave for ∞.
 SIGMAS = np.geomspace(0.01, 1.0, 15)
-GROWTHS = (0.0, 0.12, 0.25)
-_GROWTH_WEIGHTS = (0.5, 0.3, 0.2)
+_GROWTHS = ((0.0, 0.0, 0.3), (0.12, 0.0, 0.1), (0.25, 0.0, 0.1), (0.0, 2.0, 0.25), (0.0, 6.0, 0.25))
+_RISES = 1.5
 _LOG_SIGMA, _LOG_SIGMA_SPREAD = math.log(0.2), 1.0
 _TAILS = ((NORMAL, 0.7), (HEAVY, 0.3))
 # The departure from a form: a Matérn process of smoothness 3/2 in ln b, of these sizes and of this length.
 DEPARTURES = np.array([0.03, 0.1, 0.3])
-DEPARTURE_WEIGHTS = np.array([0.6, 0.25, 0.15])
+DEPARTURE_WEIGHTS = np.array([0.4, 0.35, 0.25])
 _LENGTH = 3 * OCTAVE
 # ln N∞ is free: its prior is normal around the data with this spread.
 LOCATION = 10.0
@@ -39,32 +40,41 @@ _FORMS = {"hyperbola": 0.32, "two_term": 0.2, "power_law": 0.48}
 
 @dataclass(frozen=True)
 class Spreads:
-    """Combinations (M,) of how runs scatter: sigma at ln b = middle, its growth per octave towards small b, tails."""
+    """Combinations (M,) of how runs scatter: sigma, its growth and its rise towards small b, tails.
+
+    middle, pivot: ln b where sigma itself holds under growth, and of the smallest size that arrived.
+    """
 
     middle: float
+    pivot: float
     sigma: Array
     growth: Array
+    rise: Array
     tails: Array
     log_weight: Array
 
     def at(self, x: Array) -> Array:
         """The spread of ln N (M, K) at x = ln b (K,)."""
         octaves = (self.middle - x) / OCTAVE
-        return self.sigma[:, None] * 2.0 ** (self.growth[:, None] * octaves[None])
+        near = np.exp(-_RISES * np.maximum(x - self.pivot, -OCTAVE))
+        grown = 2.0 ** (self.growth[:, None] * octaves) * (1 + self.rise[:, None] * near)
+        return np.asarray(self.sigma[:, None] * grown)
 
     def kept(self, rows: Index) -> Spreads:
-        return Spreads(self.middle, self.sigma[rows], self.growth[rows], self.tails[rows], self.log_weight[rows])
+        each = (self.sigma, self.growth, self.rise, self.tails, self.log_weight)
+        return Spreads(self.middle, self.pivot, *(values[rows] for values in each))
 
 
-def spreads(middle: float) -> Spreads:
+def spreads(middle: float, pivot: float) -> Spreads:
     """Every combination with its prior weight."""
-    sigma, growth, tails = (
-        each.ravel() for each in np.meshgrid(SIGMAS, GROWTHS, [kind for kind, _ in _TAILS], indexing="ij")
+    sigma, way, kind = (
+        each.ravel() for each in np.meshgrid(SIGMAS, np.arange(len(_GROWTHS)), np.arange(len(_TAILS)), indexing="ij")
     )
+    growth, rise, growth_weight = np.array(_GROWTHS).T
+    tails, tails_weight = np.array(_TAILS).T
     weight = -0.5 * ((np.log(sigma) - _LOG_SIGMA) / _LOG_SIGMA_SPREAD) ** 2
-    weight = weight + np.log(_GROWTH_WEIGHTS)[np.searchsorted(GROWTHS, growth)]
-    weight = weight + np.log([share for _, share in _TAILS])[tails.astype(int)]
-    return Spreads(middle, sigma, growth, tails, weight)
+    weight = weight + np.log(growth_weight)[way] + np.log(tails_weight)[kind]
+    return Spreads(middle, pivot, sigma, growth[way], rise[way], tails[kind].astype(int), weight)
 
 
 def departure(x: Array, y: Array) -> Array:

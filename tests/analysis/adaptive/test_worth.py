@@ -30,7 +30,7 @@ SEEN = [
 def known(log_n: np.ndarray, sigma: float = 1e-3) -> Posterior:
     count = len(log_n)
     flat = np.zeros(count)
-    spreads = Spreads(0.0, np.full(count, sigma), flat, np.full(count, NORMAL), flat)
+    spreads = Spreads(0.0, 0.0, np.full(count, sigma), flat, flat, np.full(count, NORMAL), flat)
     sizes = np.array(B, float)
     return Posterior(sizes, np.log(sizes), np.arange(len(B)), log_n, spreads, np.full(count, 1 / count))
 

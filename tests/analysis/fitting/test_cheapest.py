@@ -24,7 +24,7 @@ def made(costs: list[list[float]], weight: list[float], step: float = OCTAVE) ->
     x = math.log(4) + step * np.arange(cost.shape[1])
     shares = np.array(weight) / sum(weight)
     none = np.zeros(len(cost))
-    spreads = Spreads(float(x[0]), none + 0.1, none, none, none)
+    spreads = Spreads(float(x[0]), float(x[0]), none + 0.1, none, none, none, none)
     return Posterior(np.exp(x), x, np.arange(len(x)), cost - x, spreads, shares)
 
 

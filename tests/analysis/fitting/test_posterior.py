@@ -38,7 +38,7 @@ def by_quadrature(seen: Observations, at: tuple[Array, Array]) -> dict[str, floa
     """
     sizes = np.unique(seen.b)
     x = np.log(sizes)
-    known = prior.spreads(0.5 * float(x[0] + x[-1]))
+    known = prior.spreads(0.5 * float(x[0] + x[-1]), float(np.log(seen.b[seen.reached].min())))
     sigma = known.at(x)
     told = []
     for k, grid in enumerate(at):
