@@ -17,8 +17,8 @@ from analysis.fitting.models import Array, Index
 from analysis.fitting.noise import HEAVY, NORMAL
 
 OCTAVE = math.log(2)
-# ln N's spread between seeds; and the ways in which it may grow towards small b, with their weights: by a factor of
-# 2^growth per octave, or by 1 + rise·(b1/b)^1.5, b1 the smallest size that arrived, as where N(b) is about to leave for ∞.
+# ln N's spread between seeds; and the ways in which it may grow towards small b, with their weights: by 2^growth per
+# octave, or by 1 + rise·(b1/b)^1.5, b1 the smallest size that arrived, as it does where N(b) is about to leave for ∞.
 SIGMAS = np.geomspace(0.01, 1.0, 15)
 _GROWTHS = ((0.0, 0.0, 0.3), (0.12, 0.0, 0.1), (0.25, 0.0, 0.1), (0.0, 2.0, 0.25), (0.0, 6.0, 0.25))
 _RISES = 1.5
@@ -67,9 +67,8 @@ class Spreads:
 
 def spreads(middle: float, pivot: float) -> Spreads:
     """Every combination with its prior weight."""
-    sigma, way, kind = (
-        each.ravel() for each in np.meshgrid(SIGMAS, np.arange(len(_GROWTHS)), np.arange(len(_TAILS)), indexing="ij")
-    )
+    size, way, kind = np.indices((len(SIGMAS), len(_GROWTHS), len(_TAILS))).reshape(3, -1)
+    sigma = SIGMAS[size]
     growth, rise, growth_weight = np.array(_GROWTHS).T
     tails, tails_weight = np.array(_TAILS).T
     weight = -0.5 * ((np.log(sigma) - _LOG_SIGMA) / _LOG_SIGMA_SPREAD) ** 2
