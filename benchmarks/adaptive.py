@@ -315,6 +315,8 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, nargs="?", const=pool.FILE, help="replay real runs, from this file")
     parser.add_argument("--workers", type=int, default=-1, help="processes; -1: one a core")
     given = parser.parse_args()
+    if given.pool is not None and not given.pool.exists():
+        parser.error(f"{given.pool} isn't there: python -m benchmarks.pool makes it")
     if given.pool is not None:
         show_pool(given.pool, given.sweeps, given.workers)
         return
