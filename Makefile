@@ -40,8 +40,9 @@ bench: $(INSTALLED)  ## speed, as ratios against peers in one run
 bench-gpu: $(INSTALLED)  ## the same for what a GPU can show
 	$(BIN)/python -m benchmarks.gpu
 
-bench-sweep: $(INSTALLED)  ## the adaptive sweep against the grid: 500 simulated curves, then digits: an hour
-	$(BIN)/python -m benchmarks.adaptive
+bench-sweep: $(INSTALLED)  ## the adaptive sweep against the grid: simulated, replayed from real runs, then on digits: hours
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.adaptive
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.adaptive --pool
 	$(BIN)/python -m benchmarks.sweep
 
 coverage: $(INSTALLED)  ## how often the 95 % set of b* holds the truth, on simulated sweeps: two hours (SWEEPS=60: minutes)

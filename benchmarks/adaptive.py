@@ -1,234 +1,337 @@
-"""What an adaptive sweep costs against a grid, and whether its intervals hold the truth, on simulated curves.
+"""What an adaptive sweep saves, and how often its 95 % set of b* holds the truth.
 
-Prints Markdown; docs/sweeps.md shows a run of it.
+`python -m benchmarks.adaptive [SWEEPS]` simulates tasks whose truth is known; `--pool` replays sweeps from real runs
+(benchmarks.pool). Prints Markdown; docs/sweeps.md shows a run of both.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from analysis.adaptive.design import Options, Pending, Seen, propose, state
-from analysis.fitting.models import hyperbola
+from analysis.adaptive.design import Options, Seen, propose, state
+from analysis.curves.curve import COLUMNS
+from analysis.fitting.cheapest import Cheapest, cheapest
+from analysis.fitting.posterior import Posterior, posterior, runs_of
+from benchmarks import pool
+from benchmarks.simulated import Row, Task, drawn
 
-# Evaluations lie 5 % apart, as those of digits do.
-PRECISION = 0.05
-SIZES = tuple(2**k for k in range(1, 11))
-# Seeds at one batch size: of the adaptive sweep, and of the largest grid tried.
-SEEDS, MOST_SEEDS = 8, 16
-RANGES = {
-    "b*": (3.0, 100.0),
-    "N∞": (1e3, 1e5),
-    "σ": (0.03, 0.3),
-    "budget/N∞": (5.0, 30.0),
-    "b at which a step takes twice its least time": (8.0, 2048.0),
-}
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """unit: what the sweep spends sparingly, "sfo" or "device". width: octaves asked for."""
-
-    unit: str
-    workers: int
-    width: float = 1.0
-
-
-SCENARIOS = [
-    *(Scenario(unit, workers) for unit in ("sfo", "device") for workers in (2, 8)),
-    *(Scenario(unit, 2, 0.25) for unit in ("sfo", "device")),
+SIZES = tuple(2**k for k in range(11))
+SEEDS = 16
+OCTAVE, WITHIN = 1.0, 0.25
+# A run has so many times the least SFO, in gradients, at every batch size.
+BUDGET = 12.0
+_TASK = Row("hyperbola", budget=BUDGET, sizes=SIZES)
+TRUTHS = [
+    _TASK,
+    replace(_TASK, truth="two-term"),
+    *(replace(_TASK, truth="power", p=p) for p in (0.5, 1.3, 1.5, 2.0, 3.0)),
+    replace(_TASK, truth="late", p=1.5),
+    replace(_TASK, truth="piecewise"),
 ]
+# The batch size at which a step takes twice its least time, log-uniform.
+EVEN = (8.0, 2048.0)
+
+Train = Callable[[int, int, float], Seen]
+"""A run (batch size, seed) trained up to a step."""
+Cost = Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class Truth:
-    """One task on one device.
+class Swept:
+    """The runs of a sweep as they stand, and what it took."""
 
-    noise: σ of ln N. budget: most steps of a run, in units of N∞. even: the batch size at which a step takes
-    twice what it takes at b → 0; t(b) = 1 + b/even, from arithmetic-bound to dispatch-bound. number: seeds the noise.
-    """
-
-    b_star: float
-    n_inf: float
-    noise: float
-    budget: float
-    even: float
-    number: int
-
-    @property
-    def most_steps(self) -> int:
-        return grid_step(self.n_inf * self.budget)
-
-    def steps(self, b: int, seed: int) -> float:
-        """Steps-to-target of a run, the same whoever asks."""
-        z = np.random.default_rng([self.number, b, seed]).normal()
-        return float(hyperbola(b, self.n_inf, self.b_star / 2)) * math.exp(self.noise * z)
-
-    def step_time(self, b: int) -> float:
-        return 1 + b / self.even
-
-    def trained(self, b: int, seed: int, until: int) -> Seen:
-        """A run trained to the first evaluation at or after `until`, or to its target."""
-        n, until = self.steps(b, seed), min(grid_step(until), self.most_steps)
-        if n > until:
-            return Seen(b, seed, until, until, "censored")
-        return Seen(b, seed, grid_step(n / (1 + PRECISION)), grid_step(n), "reached")
-
-
-def grid_step(n: float) -> int:
-    """The first evaluation at or after step n."""
-    return round((1 + PRECISION) ** math.ceil(math.log(n) / math.log1p(PRECISION) - 1e-9))
-
-
-def drawn(number: int) -> Truth:
-    """A truth, each of its values log-uniform in its range."""
-    rng = np.random.default_rng([7, number])
-    ends = np.log(list(RANGES.values()))
-    b_star, n_inf, noise, budget, even = np.exp(rng.uniform(ends[:, 0], ends[:, 1])).tolist()
-    return Truth(b_star, n_inf, noise, budget, even, number)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a sweep took so far: samples through each network, device time, and time with its workers side by side."""
-
+    seen: tuple[Seen, ...]
     sfo: float
     device: float
-    wall: float
 
 
-def adaptive(
-    truth: Truth, options: Options, step_cost: Callable[[int], float], workers: int
-) -> Iterator[tuple[list[Seen], Spent]]:
-    """Runs seen and compute spent each time that a worker comes back, until nothing is proposed."""
-    known: dict[tuple[int, int], Seen] = {}
-    busy: list[tuple[float, int, float, Pending, Seen]] = []
-    handed_out = 0
-    now = 0.0
+def adaptive(train: Train, options: Options, step_cost: Cost, step_time: Cost) -> Swept:
+    """One worker's sweep until nothing is proposed."""
+    seen: dict[tuple[int, int], Seen] = {}
     sfo = device = 0.0
-    while True:
-        seen = sorted(known.values(), key=lambda run: (run.batch_size, run.seed))
-        for p in propose(seen, [run for *_, run, _ in busy], options, step_cost, workers - len(busy)):
-            done = known[p.batch_size, p.seed].steps if (p.batch_size, p.seed) in known else 0.0
-            after = truth.trained(p.batch_size, p.seed, p.until)
-            took = (after.steps - done) * truth.step_time(p.batch_size)
-            handed_out += 1
-            heapq.heappush(busy, (now + took, handed_out, now, Pending(p.batch_size, p.seed, p.until), after))
-        if not busy or state(seen, options).decided:
-            return
-        now, _, start, run, after = heapq.heappop(busy)
-        device += now - start
-        sfo += (now - start) / truth.step_time(run.batch_size) * run.batch_size
-        known[run.batch_size, run.seed] = after
-        # What the others have used by now, if the sweep ends here.
-        on_the_way = [(now - start, run.batch_size) for _, _, start, run, _ in busy]
-        more = sum(took / truth.step_time(b) * b for took, b in on_the_way)
-        yield list(known.values()), Spent(sfo + more, device + sum(took for took, _ in on_the_way), now)
+    while proposals := propose(list(seen.values()), [], options, step_cost, 1):
+        (p,) = proposals
+        before = seen.get((p.batch_size, p.seed))
+        after = train(p.batch_size, p.seed, p.until)
+        steps = after.steps - (before.steps if before else 0.0)
+        assert steps > 0, f"{p} went no further"
+        sfo, device = sfo + steps * p.batch_size, device + steps * step_time(p.batch_size)
+        seen[p.batch_size, p.seed] = after
+    return Swept(tuple(seen.values()), sfo, device)
 
 
-def grid(truth: Truth, seeds: int, workers: int) -> tuple[list[Seen], Spent]:
+def said(seen: Iterable[Seen], sizes: Sequence[int]) -> tuple[Posterior, Cheapest] | None:
+    """The posterior over all sizes, and the cheapest of them."""
+    rows = [(run.batch_size, run.seed, run.outcome, run.lower, run.steps) for run in seen if run.steps > 0]
+    known = posterior(runs_of(pd.DataFrame(rows, columns=list(COLUMNS))), sizes)
+    return None if known is None else (known, cheapest(known))
+
+
+# Simulated tasks
+
+
+def measure(row: Row, number: int) -> list[dict[str, Any]]:
+    """One task: adaptive sweeps that save SFO, device time, or are content within 25 %, each with its equal grid."""
+    task = drawn(row, number)
+    even = math.exp(np.random.default_rng([number, 5]).uniform(*np.log(EVEN)))
+
+    def step_time(b: int) -> float:
+        return 1 + b / even
+
+    def train(b: int, seed: int, until: float) -> Seen:
+        _, _, outcome, lower, steps = task.run(b, seed, min(task.after(b, until) * (1 + 1e-6), task.most(b)))
+        return Seen(b, seed, lower, steps, outcome)
+
+    most = {b: math.floor(task.before(b, task.most(b))) for b in SIZES}
+    asked = Options(SIZES, most, SEEDS, OCTAVE)
+    ways: dict[str, tuple[Options, Cost]] = {
+        "octave, SFO": (asked, float),
+        "octave, device time": (asked, step_time),
+        "within 25 %, SFO": (replace(asked, width_octaves=None, within=WITHIN), float),
+    }
+    grids = [_grid(task, 1, step_time)]
+    rows = []
+    for name, (options, cost) in ways.items():
+        swept = adaptive(train, options, cost, step_time)
+        facts = _facts(task, swept, options)
+        while grids[-1]["octaves"] > facts["octaves"] and len(grids) < SEEDS:
+            grids.append(_grid(task, len(grids) + 1, step_time))
+        equal = next((grid for grid in grids if grid["octaves"] <= facts["octaves"]), grids[-1])
+        rows.append(facts | {"way": name, **{f"grid {key}": value for key, value in equal.items()}})
+    return rows
+
+
+def _grid(task: Task, seeds: int, step_time: Cost) -> dict[str, float]:
     """Every batch size with so many seeds, each run to its target or its budget."""
-    seen = [truth.trained(b, seed, truth.most_steps) for seed in range(seeds) for b in SIZES]
-    free = [0.0] * workers
-    for run in seen:
-        heapq.heapreplace(free, free[0] + run.steps * truth.step_time(run.batch_size))
-    device = sum(run.steps * truth.step_time(run.batch_size) for run in seen)
-    return seen, Spent(sum(run.steps * run.batch_size for run in seen), device, max(free))
+    runs = [task.run(b, seed, task.most(b)) for b in SIZES for seed in range(seeds)]
+    seen = tuple(Seen(b, seed, lower, steps, outcome) for b, seed, outcome, lower, steps in runs)
+    sfo = sum(run.steps * run.batch_size for run in seen)
+    swept = Swept(seen, sfo, sum(run.steps * step_time(run.batch_size) for run in seen))
+    return _facts(task, swept, None) | {"seeds": float(seeds)}
 
 
-def measure(scenario: Scenario, number: int) -> dict[str, Any]:
-    """One truth: the adaptive sweep, where it would have stopped on width alone, and the grid of equal width."""
-    truth = drawn(number)
-    options = Options(SIZES, dict.fromkeys(SIZES, truth.most_steps), SEEDS, scenario.width)
-    step_cost = truth.step_time if scenario.unit == "device" else float
-
-    def told(seen: Sequence[Seen], spent: Spent) -> dict[str, Any]:
-        known = state(seen, options)
-        low, high = known.interval
-        held = (low is None or low <= truth.b_star) and (high is None or truth.b_star <= high)
-        width = math.inf if known.b_star is None or known.width_octaves is None else known.width_octaves
-        return {"width": width, "held": held, "decided": known.decided, "runs": len(seen), **vars(spent)}
-
-    found: dict[str, dict[str, Any]] = {}
-    for seen, spent in adaptive(truth, options, step_cost, scenario.workers):
-        found["adaptive"] = told(seen, spent)
-        if found["adaptive"]["width"] <= scenario.width:
-            found.setdefault("early", found["adaptive"])
-    found.setdefault("early", found["adaptive"])
-    for seeds in range(1, MOST_SEEDS + 1):
-        found["grid"] = told(*grid(truth, seeds, scenario.workers)) | {"seeds": seeds}
-        if found["grid"]["width"] <= found["adaptive"]["width"]:
-            break
-    row = {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
-    return row | {"b*": truth.b_star, "σ": truth.noise}
+def _facts(task: Task, swept: Swept, options: Options | None) -> dict[str, Any]:
+    found = said(swept.seen, SIZES)
+    nothing = found is None or all(run.outcome != "reached" for run in swept.seen)
+    facts: dict[str, Any] = {"runs": len(swept.seen), "sfo": swept.sfo, "device": swept.device}
+    facts |= {"decided": options is not None and state(swept.seen, options).decided}
+    if found is None or nothing:
+        return facts | {"octaves": math.log2(SIZES[-1] / SIZES[0]), "holds": True, "regret": math.inf}
+    _, best = found
+    regret = math.expm1(min(float(task.regret(np.array(best.b_star))), 700.0))
+    return facts | {"octaves": best.octaves, "holds": task.holds(best.low, best.high), "regret": regret}
 
 
-def _saving(frame: pd.DataFrame, unit: str) -> str:
-    low, middle, high = (frame[f"grid_{unit}"] / frame[f"adaptive_{unit}"]).quantile([0.25, 0.5, 0.75])
-    return f"**{middle:.1f}×** ({low:.1f} … {high:.1f})"
+HEADS = ("truth", "asked, saving", "decided", "**holds**", "octaves", "runs", "**SFO saved**", "device time saved")
+
+
+def show(row: Row, found: pd.DataFrame) -> None:
+    """A line for each way to sweep."""
+    for way, part in found.groupby("way", sort=False):
+        _row(
+            *(row.title, way, f"{part['decided'].mean():.0%}", f"{part['holds'].mean():.1%}"),
+            *(f"{part['octaves'].median():.2f}", f"{part['runs'].median():.0f}", _saved(part, "sfo")),
+            *(_saved(part, "device"), f"{part['regret'].quantile(0.95, 'higher'):.1%}"),
+            *(f"{part['grid seeds'].median():.0f}", f"{(part['grid octaves'] <= part['octaves']).mean():.0%}"),
+            f"{part['grid holds'].mean():.1%}",
+        )
+
+
+def _saved(found: pd.DataFrame, unit: str) -> str:
+    low, middle, high = (found[f"grid {unit}"] / found[unit]).quantile([0.25, 0.5, 0.75])
+    return f"{middle:.1f}× ({low:.1f} … {high:.1f})"
 
 
 def _row(*cells: object) -> None:
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def savings(scenario: Scenario, frame: pd.DataFrame) -> None:
-    """One row: what the sweep took, and the grid of equal width in units of it."""
-    least = (frame["grid_sfo"] / frame["adaptive_sfo"] >= 5).mean()
-    _row(
-        "SFO" if scenario.unit == "sfo" else "device time",
-        scenario.workers,
-        f"{scenario.width:g}",
-        f"{frame['adaptive_decided'].mean():.1%}",
-        f"{frame['adaptive_width'].median():.2f}",
-        f"{frame['adaptive_runs'].median():.0f}",
-        f"{10 * frame['grid_seeds'].mean():.0f}",
-        *(_saving(frame, unit) for unit in ("sfo", "device", "wall")),
-        f"{least:.0%}",
-        *(f"{frame[f'{sweep}_held'].mean():.1%}" for sweep in ("adaptive", "grid")),
-    )
+# Real runs
 
 
-def coverage(frame: pd.DataFrame) -> None:
-    """Shares of intervals that hold the truth, all and by parts of the ranges."""
-    _row("", "curves", "adaptive", "stopped on width alone", "grid of equal width")
-    _row(*["---"] * 5)
-    parts = {"all": frame}
-    for name in ("σ", "b*"):
-        low, high = RANGES[name]
-        ends = np.geomspace(low, high, 4)
-        for left, right in itertools.pairwise(ends):
-            parts[f"{name} {left:.2g} … {right:.2g}"] = frame[frame[name].between(left, right)]
-    for name, part in parts.items():
-        shares = [part[f"{sweep}_held"].mean() for sweep in ("adaptive", "early", "grid")]
-        _row(name, len(part), *(f"{share:.1%}" for share in shares))
+@dataclass(frozen=True)
+class Pool:
+    """Real runs of one curve, (batch size, seed), of seeds that have one at every batch size.
+
+    most: steps that a run may make, by batch size. known, best: what all runs together say.
+    """
+
+    runs: dict[tuple[int, int], Seen]
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    most: dict[int, int]
+    known: Posterior
+    best: Cheapest
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Pool | None:
+        """None where too little is finished. Batch sizes at which fewer than half of the runs are wait for more."""
+        each = frame.drop_duplicates(["b", "seed"])
+        count = each.groupby("b")["seed"].nunique()
+        each = each[each["b"].isin(count.index[count >= count.max() / 2])]
+        sizes = tuple(int(b) for b in sorted(each["b"].unique()))
+        has = each.groupby("seed")["b"].nunique()
+        seeds = tuple(int(seed) for seed in has.index[has == len(sizes)])
+        runs: dict[tuple[int, int], Seen] = {}
+        most: dict[int, int] = {}
+        for b, seed, outcome, lower, steps, budget in each[
+            ["b", "seed", "outcome", "lower", "steps", "budget"]
+        ].itertuples(index=False):
+            runs[int(b), int(seed)] = Seen(int(b), int(seed), float(lower), float(steps), str(outcome))
+            # The last evaluation within the budget, where a run got there.
+            most[int(b)] = min(most.get(int(b), int(budget / b)), int(steps if outcome == "censored" else budget / b))
+        found = said(runs.values(), sizes)
+        return None if found is None or len(seeds) < 2 or len(sizes) < 2 else cls(runs, sizes, seeds, most, *found)
+
+    def regret(self, b: float) -> float:
+        """What a batch size costs over the least, by the pool's posterior mean of ln N·b, relatively."""
+        mean = self.known.weight @ self.known.log_sfo
+        return math.expm1(float(np.interp(math.log(b), self.known.x, mean) - mean.min()))
+
+    def drawn(self, seeds: Sequence[int]) -> list[Seen]:
+        """All runs of these seeds."""
+        return [replace(self.runs[b, seed], seed=at) for at, seed in enumerate(seeds) for b in self.sizes]
+
+    def train(self, seeds: Sequence[int]) -> Train:
+        """Runs trained up to the first evaluation at or after a step; before its last two, any step has one."""
+
+        def run(b: int, seed: int, until: float) -> Seen:
+            whole = replace(self.runs[b, seeds[seed]], seed=seed)
+            return whole if until > whole.lower or until >= whole.steps else Seen(b, seed, until, until, "censored")
+
+        return run
+
+
+def replayed(one: Pool, number: int) -> list[dict[str, Any]]:
+    """Sweeps of 1, 3 and 5 seeds, and adaptive ones that are then gone on with at two smaller batch sizes."""
+    rng = np.random.default_rng([number, 11])
+    rows: list[dict[str, Any]] = []
+    for count in (1, 3, 5):
+        if count < len(one.seeds):
+            some = rng.choice(one.seeds, count, replace=False).tolist()
+            rows.append({"sweep": f"{count} seed{'s' * (count > 1)}"} | _against(one, one.drawn(some)))
+    seeds = rng.permutation(one.seeds)[:SEEDS].tolist()
+    octaves = tuple(b for b in one.sizes if b & (b - 1) == 0)
+    for name, allowed in (("adaptive", octaves), ("adaptive, smallest two not allowed", octaves[2:])):
+        if len(allowed) > 1:
+            options = Options(allowed, one.most, len(seeds), OCTAVE)
+            swept = adaptive(one.train(seeds), options, float, float)
+            facts = {"sweep": name, "decided": state(swept.seen, options).decided, "runs": len(swept.seen)}
+            facts |= {"sfo": swept.sfo / one.best.least} | _against(one, swept.seen, allowed)
+            rows.append(facts | _moved(one, swept.seen, options, seeds))
+    return rows
+
+
+def _against(one: Pool, seen: Sequence[Seen], sizes: Sequence[int] | None = None) -> dict[str, Any]:
+    """What a sweep says beside what the whole pool says; its set reaches on at an end that is open."""
+    found = said(seen, sizes or one.sizes)
+    if found is None or all(run.outcome != "reached" for run in seen):
+        return {}
+    best = found[1]
+    low, high = (0.0 if best.open_low else best.low), (math.inf if best.open_high else best.high)
+    return {
+        "octaves": best.octaves,
+        "overlaps": float(low <= one.best.high and one.best.low <= high),
+        "holds": float(low <= one.best.b_star <= high),
+        "regret": one.regret(best.b_star),
+    }
+
+
+def _moved(one: Pool, seen: Sequence[Seen], options: Options, seeds: Sequence[int]) -> dict[str, float]:
+    """Whether b* leaves a decided set once two smaller sizes are tried, each with two seeds."""
+    before = state(seen, options)
+    smaller = [b for b in one.sizes if b < min(run.batch_size for run in seen)][-2:]
+    if not before.decided or len(smaller) < 2:
+        return {}
+    more = [one.train(seeds)(b, seed, options.most_steps[b]) for b in smaller for seed in range(2)]
+    after = said([*seen, *more], sorted({*options.sizes, *smaller}))
+    assert after is not None
+    low, high = before.interval
+    inside = (low is None or low <= after[1].b_star) and (high is None or after[1].b_star <= high)
+    return {"moves": float(not inside)}
+
+
+def show_pool(path: Path, sweeps: int, workers: int) -> None:
+    """A table for each curve of the pool."""
+    for name, frame in pool.load(path).groupby("curve", sort=False):
+        one = Pool.of(frame)
+        if one is None:
+            print(f"\n{name}: too few finished runs.")
+            continue
+        best = one.best
+        print(
+            f"\n{name}: {len(one.runs):,} runs, b = {', '.join(map(str, one.sizes))}, {len(one.seeds)} seeds at each;"
+        )
+        print(f"all together: b\\* {best.b_star:.3g} (95 % {best.low:.3g} to {best.high:.3g}).\n")
+        heads = (
+            "sweep",
+            "decided",
+            "overlaps",
+            "holds",
+            "octaves",
+            "regret, median",
+            "its 95 %",
+            "runs",
+            "SFO",
+            "moves",
+        )
+        _row(*heads)
+        _row(*["---"] * len(heads))
+        rows = Parallel(n_jobs=workers)(delayed(replayed)(one, number) for number in range(sweeps))
+        found = pd.DataFrame([row for some in rows for row in some])
+        for sweep, part in found.groupby("sweep", sort=False):
+            _row(
+                *(sweep, _mean(part, "decided"), _mean(part, "overlaps"), _mean(part, "holds")),
+                *(_at(part, "octaves", 0.5, ".2f"), _at(part, "regret", 0.5, ".1%"), _at(part, "regret", 0.95, ".1%")),
+                *(_at(part, "runs", 0.5, ".0f"), _at(part, "sfo", 0.5, ".1f"), _mean(part, "moves")),
+            )
+
+
+def _mean(found: pd.DataFrame, name: str) -> str:
+    known = found[name].dropna() if name in found else pd.Series(dtype=float)
+    return f"{known.astype(float).mean():.1%} of {len(known)}" if len(known) else "–"
+
+
+def _at(found: pd.DataFrame, name: str, level: float, how: str) -> str:
+    known = found[name].dropna() if name in found else pd.Series(dtype=float)
+    return format(float(known.quantile(level)), how) if len(known) else "–"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("curves", type=int, nargs="?", default=500, help="synthetic curves per row")
-    curves = parser.parse_args().curves
-    drawn_from = "; ".join(f"{name} {low:g} … {high:g}" for name, (low, high) in RANGES.items())
-    print(f"{curves:,} curves, log-uniform in {drawn_from}. Saving: the grid's cost over the adaptive sweep's.\n")
-    heads = ("asked, octaves", "decided", "median width", "runs", "grid's runs", "SFO", "device time", "wall time")
-    _row("cost counted in", "workers", *heads, "SFO saved ≥ 5×", "95 % intervals hold b*", "the grid's")
-    _row(*["---"] * 13)
-    frames = []
-    for scenario in SCENARIOS:
-        rows = Parallel(n_jobs=-1)(delayed(measure)(scenario, number) for number in range(curves))
-        frames.append(pd.DataFrame(rows))
-        savings(scenario, frames[-1])
-    print("\nShare of 95 % intervals of b* that hold the truth, over all rows above:\n")
-    coverage(pd.concat(frames))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive", description=__doc__)
+    parser.add_argument(
+        "sweeps", type=int, nargs="?", default=200, help="tasks of each truth, or replays of each curve"
+    )
+    parser.add_argument("--truths", nargs="*", default=[], help="only these: hyperbola, power, …")
+    parser.add_argument("--pool", type=Path, nargs="?", const=pool.FILE, help="replay real runs, from this file")
+    parser.add_argument("--workers", type=int, default=-1, help="processes; -1: one a core")
+    given = parser.parse_args()
+    if given.pool is not None and not given.pool.exists():
+        parser.error(f"{given.pool} isn't there: python -m benchmarks.pool makes it")
+    if given.pool is not None:
+        show_pool(given.pool, given.sweeps, given.workers)
+        return
+    print(
+        f"{given.sweeps:,} tasks of each truth, b = 1 … 1,024, runs scatter by 15 %. Saved: the equal grid's cost over"
+    )
+    print(
+        "the adaptive sweep's, median and quartiles. Equal grid: the fewest seeds whose set is as narrow, 16 at most.\n"
+    )
+    heads = (*HEADS, "regret, 95 %", "grid's seeds", "as narrow", "grid holds")
+    _row(*heads)
+    _row(*["---"] * len(heads))
+    for row in [row for row in TRUTHS if not given.truths or row.truth in given.truths]:
+        rows = Parallel(n_jobs=given.workers)(delayed(measure)(row, number) for number in range(given.sweeps))
+        show(row, pd.DataFrame([one for some in rows for one in some]))
 
 
 if __name__ == "__main__":

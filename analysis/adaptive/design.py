@@ -90,6 +90,10 @@ class State:
 # Two runs that diverged are enough of a batch size where none arrived; so are two that used up the whole budget at the
 # largest one, where nothing arrived anywhere.
 ENOUGH = 2
+# So many runs have to tell of batch sizes in the set or next to it: one lucky run decides nothing.
+SURE = 3
+# Next to it: within this factor.
+NEXT = math.sqrt(2)
 # With others at work, a run starts only if it tells at least this part, per cost, of what the best would tell alone.
 PATIENCE = 0.25
 # A sweep goes on from where it has been: no batch size is tried that is more than this factor off.
@@ -106,7 +110,8 @@ def state(seen: Sequence[Seen], options: Options) -> State:
     if known is None:
         return State(None, (None, None), None, None, False, _nothing(seen, options))
     _, found = known
-    told = _told(seen, options, found.least)
+    runs = _telling(seen, options, found.least)
+    told = sorted({run.batch_size for run in runs})
     open_low = found.low <= told[0] or found.open_low
     open_high = found.high >= told[-1] or found.open_high
     ends = None if open_low else found.low, None if open_high else found.high
@@ -115,6 +120,8 @@ def state(seen: Sequence[Seen], options: Options) -> State:
         why += f"; {_asked(options)}"
     elif lacking := _beyond(found, told, options):
         why += f", but no run at b = {_either(lacking)} bears it out yet"
+    elif few := _few(found, runs, options):
+        why += f", but fewer than {SURE} runs at b = {_either(few)} bear it out yet"
     else:
         decided = True
         if open_low:
@@ -156,23 +163,17 @@ def _octaves(width: float) -> str:
     return f"{width:.2g} {'octave' if f'{width:.2g}' == '1' else 'octaves'}"
 
 
-def _told(seen: Sequence[Seen], options: Options, least: float) -> list[int]:
-    """Batch sizes of which runs say what they cost, or that it is more than the least, `least` gradients.
+def _telling(seen: Sequence[Seen], options: Options, least: float) -> list[Seen]:
+    """Runs that say what their batch size costs, or that it is more than the least, `least` gradients.
 
     A run that has neither arrived nor diverged says so only once it has spent as much, or all that it may.
     """
-    return sorted(
-        {
-            run.batch_size
-            for run in seen
-            if run.steps > 0
-            and (
-                run.outcome != "censored"
-                or run.steps * run.batch_size >= least
-                or run.steps >= options.most_steps.get(run.batch_size, math.inf)
-            )
-        }
-    )
+
+    def tells(run: Seen) -> bool:
+        spent = run.steps * run.batch_size >= least
+        return spent or run.outcome != "censored" or run.steps >= options.most_steps.get(run.batch_size, math.inf)
+
+    return [run for run in seen if run.steps > 0 and tells(run)]
 
 
 def _beyond(found: Cheapest, told: Sequence[int], options: Options) -> list[int]:
@@ -184,6 +185,14 @@ def _beyond(found: Cheapest, told: Sequence[int], options: Options) -> list[int]
     if found.high >= told[-1] and above:
         return above[:1]
     return []
+
+
+def _few(found: Cheapest, runs: Sequence[Seen], options: Options) -> list[int]:
+    """Candidates in the set or next to it where fewer than SURE runs tell of them; [] where more do, or can't."""
+    low, high = found.low / NEXT, found.high * NEXT
+    near = [b for b in _trains(runs, options) if low <= b <= high]
+    count = sum(low <= run.batch_size <= high for run in runs)
+    return near if count < min(SURE, options.seeds * len(near)) else []
 
 
 def _nothing(seen: Sequence[Seen], options: Options) -> str:
@@ -300,7 +309,9 @@ def _lacking(seen: tuple[Seen, ...], options: Options) -> _Lacking:
     if known is None or not _enough(known[1], options):
         return _Lacking([], 0.0)
     found = known[1]
-    return _Lacking(_beyond(found, _told(seen, options, found.least), options), found.least)
+    runs = _telling(seen, options, found.least)
+    told = sorted({run.batch_size for run in runs})
+    return _Lacking(_beyond(found, told, options) or _few(found, runs, options), found.least)
 
 
 def _trains(seen: Sequence[Seen], options: Options) -> list[int]:
@@ -342,7 +353,7 @@ def _candidates(
         if not arrived:
             why = f"no run has arrived yet: b = {b} is likeliest to, for its cost"
         elif lacking.sizes:
-            why = f"b* may lie between {low:.3g} and {high:.3g}, which no run at b = {b} bears out yet"
+            why = f"b* may lie between {low:.3g} and {high:.3g}, which too few runs bear out yet"
         for seed in _seeds(b, started, at_work, options, arrived):
             done = _done(started, b, seed)
             at_least = min(math.ceil(lacking.gradients / b), options.most_steps[b])

@@ -157,7 +157,8 @@ def test_within_may_end_it_earlier_than_the_width() -> None:
     def flat(b: int) -> float:
         return 1000 / b * (1 + max(0.0, 4 / b - 1) + max(0.0, b / 16 - 1))
 
-    cheap = dataclasses.replace(BY_SIZE, within=0.25)
+    narrow = dataclasses.replace(BY_SIZE, width_octaves=0.5)
+    cheap = dataclasses.replace(narrow, within=0.25)
     sure = swept(scattered(flat), cheap)
     known = state(sure, cheap)
     assert known.decided
@@ -166,8 +167,8 @@ def test_within_may_end_it_earlier_than_the_width() -> None:
     assert known.width_octaves is not None
     assert known.width_octaves > 1
     assert "costs at most" in known.why
-    assert not state(sure, BY_SIZE).decided
-    assert len(sure) < len(swept(scattered(flat), BY_SIZE))
+    assert not state(sure, narrow).decided
+    assert len(sure) < len(swept(scattered(flat), narrow))
     only = dataclasses.replace(BY_SIZE, width_octaves=None, within=0.25)
     assert state(swept(scattered(flat), only), only).decided
 
@@ -186,8 +187,27 @@ def test_a_size_is_tried_only_once_a_run_spent_as_much_as_the_best_takes() -> No
     (next_,) = propose(short, [], OPTIONS, sfo, 4)
     assert next_.batch_size == 2
     assert next_.until >= 200  # at once as far as it takes, not a little further
-    assert state([*runs, censored(next_)], OPTIONS).decided
-    assert state(far, OPTIONS).decided
+    assert "no run at" not in state([*runs, censored(next_)], OPTIONS).why
+    assert "no run at" not in state(far, OPTIONS).why
+
+
+def test_one_lucky_run_decides_nothing() -> None:
+    """As in real runs: seed 0 at b = 2 arrives in a third of what the median takes, most others never do."""
+    seen = [
+        *(Seen(8, seed, 3600, 3750, "censored") for seed in range(1)),
+        Seen(4, 0, 4400, 4582, "reached"),
+        Seen(2, 0, 5500, 5725, "reached"),
+    ]
+    options = Options(SIZES, {b: 60_000 // b for b in SIZES}, 16)
+    found = state(seen, options)
+    assert not found.decided
+    assert "fewer than 3 runs at b = 2 bear it out" in found.why
+    assert {p.batch_size for p in propose(seen, [], options, sfo, 1)} == {2}
+    late = [*seen, *(Seen(2, seed, 25_000, 25_000, "censored") for seed in (1, 2, 3))]
+    assert state(late, options).b_star != 2
+    # Where no more seeds are allowed, what there is has to do.
+    alone = dataclasses.replace(options, seeds=1)
+    assert state(seen, alone).decided
 
 
 def test_where_nothing_arrives_it_says_so_and_ends() -> None:
