@@ -370,10 +370,16 @@ def _done(started: dict[tuple[int, int], Seen], b: int, seed: int) -> float:
 def _seeds(
     b: int, started: dict[tuple[int, int], Seen], at_work: set[tuple[int, int]], options: Options, arrived: bool
 ) -> list[int]:
-    """Runs at b that may be trained now: the first that is new, and those that stopped above the target."""
+    """Runs at b that may be trained now: the first that is new, and those that stopped above the target.
+
+    While nothing has arrived anywhere, one run at a batch size says enough, and two at the largest.
+    """
     free = [seed for seed in range(options.seeds) if (b, seed) not in at_work]
     new = [seed for seed in free if (b, seed) not in started][:1]
-    if not arrived and any(size == b for size, _ in at_work):
-        return []  # one run at a batch size says enough while it isn't known where any arrives
     runs = [(seed, started[b, seed]) for seed in free if (b, seed) in started]
-    return new + [s for s, run in runs if run.outcome == "censored" and run.steps < options.most_steps[b]]
+    short = [seed for seed, run in runs if run.outcome == "censored" and run.steps < options.most_steps[b]]
+    if arrived:
+        return new + short
+    busy = any(size == b for size, _ in at_work)
+    enough = ENOUGH if b == max(_trains(list(started.values()), options)) else 1
+    return [] if busy else short[:1] or (new if len(runs) < enough else [])

@@ -20,7 +20,7 @@ DRAWS, EDGES, IMAGINED = 600, 16, 6
 # b* is looked for in cells of so many octaves.
 CELL = 0.5
 # A run that tells less is not worth starting: nats of b*, or the part of the expected regret that it takes away.
-LEAST_NATS, LEAST_PART = 0.01, 0.01
+LEAST_NATS, LEAST_PART = 0.005, 0.01
 # A grant is at least this much longer than the run is, and at least this part of what the best size takes in all.
 _LONGER, _SHORTEST = 1.4, 0.2
 # No run is worth more than this many spreads beyond what the cheapest size takes: by then it is dearer for certain.
