@@ -25,9 +25,9 @@ REQUEST_OR_EXTRA = (*REQUEST, "extra")
 
 # One cadence is in force; the others' settings don't matter.
 OTHER_CADENCES = {
-    "every_steps": {"every_epochs", "first_gradients", "precision"},
-    "every_epochs": {"every_steps", "first_gradients", "precision"},
-    "first_gradients": {"every_steps", "every_epochs"},
+    "every_steps": frozenset(("every_epochs", "first_gradients", "precision")),
+    "every_epochs": frozenset(("every_steps", "first_gradients", "precision")),
+    "first_gradients": frozenset(("every_steps", "every_epochs")),
 }
 
 
