@@ -1,8 +1,9 @@
 """A pool of real runs, from which sweeps for b* are replayed: `python -m benchmarks.pool [CURVE ...] [--seeds 32]`.
 
 Trains every seed of every batch size of the curves on digits, into <paths.results>/pool, and then writes one compact
-file, which `load` reads. The same command goes on after any interruption. `--write` writes the file from the runs that
-are finished, and trains nothing.
+file, which `load` reads. The same command goes on after any interruption. Runs that the file holds already are kept and
+not trained again, so a pool may be made piece by piece, on several machines. `--write` adds the runs that are finished,
+and trains nothing.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def trials(curves: Sequence[str], *paths: str) -> Iterator[tuple[str, Config]]:
             yield name, config(*choice, *_ASKED, f"batch_size={b}", f"target.budget_gradients={budget}", *paths)
 
 
-def train(found: Config, seeds: int, stopped: list[int]) -> None:
+def train(found: Config, seeds: Sequence[int], stopped: list[int]) -> None:
     """Train the seeds that have no result yet. Raises trial.Interrupted after saving once there is a signal."""
     folder = trial_folder(found)
-    while left := [seed for seed in range(seeds) if RunFolder(folder, seed).result() is None]:
+    while left := [seed for seed in seeds if RunFolder(folder, seed).result() is None]:
         stacked = [seed for seed in left if RunFolder(folder, seed).stack()]
         fresh = [seed for seed in left if not RunFolder(folder, seed).checkpoint_path.exists()]
         together = stacked or fresh
@@ -112,6 +113,34 @@ def write(runs: pd.DataFrame, rows: pd.DataFrame, path: Path) -> None:
     np.savez_compressed(path, **kept)
 
 
+def read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The two tables of a file as `pool` gives them; two without rows where there is no file."""
+    if not path.exists():
+        return pool([], 0)
+    with np.load(path) as found:
+        runs, rows = (
+            pd.DataFrame({name.split(".")[1]: found[name] for name in found.files if name.startswith(f"{table}.")})
+            for table in ("runs", "rows")
+        )
+    return runs, rows
+
+
+def joined(
+    known: tuple[pd.DataFrame, pd.DataFrame], more: tuple[pd.DataFrame, pd.DataFrame]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of both, those of the first where both have one, in the order of CURVES and SIZES."""
+    keys = ["curve", "b", "seed"]
+    runs = pd.concat([known[0], more[0]], ignore_index=True) if len(known[0]) else more[0]
+    rows = pd.concat([known[1], more[1].assign(run=more[1]["run"] + len(known[0]))]) if len(known[0]) else more[1]
+    kept = runs[~runs.duplicated(keys)].copy()
+    kept["at"] = kept["curve"].map({name: i for i, name in enumerate(CURVES)})
+    kept = kept.sort_values(["at", "b", "seed"]).drop(columns="at")
+    place = pd.Series(range(len(kept)), index=kept.index)
+    rows = rows[rows["run"].isin(kept.index)]
+    rows = rows.assign(run=rows["run"].map(place)).sort_values(["run", "step"], kind="stable")
+    return kept.reset_index(drop=True), rows.reset_index(drop=True)
+
+
 def load(path: Path = FILE) -> pd.DataFrame:
     """Every evaluation that was kept: curve, b, seed, step, value, repeat, and of its run the other columns.
 
@@ -120,11 +149,7 @@ def load(path: Path = FILE) -> pd.DataFrame:
     budget: gradients that it had. From half of N on every evaluation is there, until six after it; of runs that never
     arrived every second one.
     """
-    with np.load(path) as found:
-        runs, rows = (
-            pd.DataFrame({name.split(".")[1]: found[name] for name in found.files if name.startswith(f"{table}.")})
-            for table in ("runs", "rows")
-        )
+    runs, rows = read(path)
     return runs.join(rows.set_index("run"), how="right").reset_index(drop=True)
 
 
@@ -144,16 +169,21 @@ def main() -> int:
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _: stopped.append(got))
+    known = read(given.out)
+    done = set(zip(known[0]["curve"], known[0]["b"], known[0]["seed"], strict=True))
     for name, found in [] if given.write else trials(curves):
+        seeds = [seed for seed in range(given.seeds) if (name, found.batch_size.initial, seed) not in done]
+        if not seeds:
+            continue
         began = time.monotonic()
         trial.preflight(found)
         try:
-            train(found, given.seeds, stopped)
+            train(found, seeds, stopped)
         except trial.Interrupted as interrupted:
             print(f"{interrupted}. Give the same command again to go on.", file=sys.stderr)
             return 130
         print(f"{name} b={found.batch_size.label}: {time.monotonic() - began:,.0f} s", flush=True)
-    runs, rows = pool(curves, given.seeds)
+    runs, rows = joined(known, pool(curves, given.seeds))
     write(runs, rows, given.out)
     size = given.out.stat().st_size
     print(f"{len(runs):,} runs, {len(rows):,} evaluations, {size / 1e6:.2f} MB → {given.out}", flush=True)
