@@ -150,8 +150,9 @@ def _seen_as(seen: Observations, y: Array) -> tuple[Array, Array]:
     """
     apart = _steps_apart(seen)
     low, high = _between_multiples(y, apart) if apart is not None else _between_ratios(seen, y)
-    late = high > _budgets(seen)
-    return np.where(late, _budgets(seen), low), np.where(late, np.inf, high)
+    budget = _budgets(seen)
+    late = high > budget
+    return np.where(late, budget, low), np.where(late, np.inf, high)
 
 
 def _steps_apart(seen: Observations) -> float | None:

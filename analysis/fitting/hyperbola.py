@@ -77,14 +77,6 @@ class Hyperbola:
         return self.interval("sfo")
 
     @property
-    def confidence(self) -> Confidence | None:
-        """The curve behind the interval of b*, where b* > 0."""
-        if self.problem is None or "b_star" not in self.curves:
-            return None
-        v, z = self.curves["b_star"].values, self.curves["b_star"].z
-        return Confidence(critical_batch_size(b0_of(v[v > 0], self.problem.pivot[0])), z[v > 0])
-
-    @property
     def rising(self) -> bool:
         """True where no b0 above 0 is compatible with the runs: N(b) grows with b."""
         end = self.curves["b_star"].interval()[1] if "b_star" in self.curves else None

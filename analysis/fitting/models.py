@@ -111,11 +111,6 @@ def b0_of(v: ArrayLike, pivot: ArrayLike) -> Array:
     return -np.asarray(pivot, float) * np.expm1(-np.asarray(v, float))
 
 
-def v_of(b0: ArrayLike, pivot: ArrayLike) -> Array:
-    """The inverse of `b0_of`."""
-    return -np.log1p(-np.asarray(b0, float) / np.asarray(pivot, float))
-
-
 def _hyperbola(b: Array, shape: Array, pivot: Array) -> tuple[Array, Array]:
     b0 = b0_of(shape[:, 0], pivot)[:, None]
     above = b > b0
