@@ -311,7 +311,8 @@ def _lacking(seen: tuple[Seen, ...], options: Options) -> _Lacking:
     found = known[1]
     runs = _telling(seen, options, found.least)
     told = sorted({run.batch_size for run in runs})
-    return _Lacking(_beyond(found, told, options) or _few(found, runs, options), found.least)
+    # A run that is missed raises the least itself: as far as the least may lie, so that the run bears it out then, too.
+    return _Lacking(_beyond(found, told, options) or _few(found, runs, options), found.least_ci[1])
 
 
 def _trains(seen: Sequence[Seen], options: Options) -> list[int]:

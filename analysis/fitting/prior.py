@@ -30,8 +30,9 @@ DEPARTURE_WEIGHTS = np.array([0.4, 0.35, 0.25])
 _LENGTH = 3 * OCTAVE
 # ln N∞ is free: its prior is normal around the data with this spread.
 LOCATION = 10.0
-# Where a run takes e^4 times N∞, the hyperbola's wall becomes a steep line: ln N stays finite.
-_WALL, _WALL_SLOPE = 4.0, 3.0
+# Where a run takes e^4 times N∞, the hyperbola's wall becomes a slope that bends to e^12 times N∞: ln N stays finite,
+# and yet no run arrives beyond it.
+_WALL, _BEHIND, _WALL_SLOPE = 4.0, 8.0, 30.0
 # Near the wall the form is no line in its parameter: no tile moves further than this there.
 _MOST_MOVED = 0.4
 _EXPONENTS = np.geomspace(0.45, 3.0, 6)
@@ -104,14 +105,15 @@ def tiles(x: Array, pivot: float) -> Tiles:
 
 def _hyperbola(x: Array, pivot: float) -> tuple[Array, Array, Array]:
     """−ln(1 − b0/b), ln b0 flat below the pivot; tiles in v = ln N(pivot)/N∞."""
-    v = np.geomspace(0.03, 6.0, 16)
+    v = np.geomspace(0.03, 6.0, 24)
     small = 0.05
 
     def form(v: Array) -> Array:
         gap = x[None] - (pivot + np.log(-np.expm1(-v)))[:, None]
         edge = -math.log1p(-math.exp(-_WALL))
         inside = -np.log(-np.expm1(-np.maximum(gap, edge)))
-        return np.where(gap > edge, inside, _WALL + _WALL_SLOPE * (edge - gap))
+        behind = -_BEHIND * np.expm1(-_WALL_SLOPE / _BEHIND * np.maximum(edge - gap, 0.0))
+        return np.where(gap > edge, inside, _WALL + behind)
 
     here = form(v)
     along = (form(v * math.exp(small)) - here) / small * (0.5 * math.log(v[1] / v[0]))

@@ -92,14 +92,14 @@ def test_an_intervals_ends_are_where_scipy_finds_the_likelihood_at_its_limit(nam
 def test_diverged_runs_are_an_outcome_of_their_own() -> None:
     with_them = simulated(3.2, 0.2, 3)
     frame = with_them.frame
-    more = pd.DataFrame([(4, 7, "diverged", 60.0, 60.0)], columns=frame.columns)
+    more = pd.DataFrame([(4, seed, "diverged", 60.0, 60.0) for seed in range(7, 16)], columns=frame.columns)
     found = fit(Curve("adam", "adam", pd.concat([frame, more], ignore_index=True)))
     alone = fit(with_them)
     assert found.hyperbola.b0 == alone.hyperbola.b0
-    assert found.predict(np.array([4.0]))[0] > alone.predict(np.array([4.0]))[0]  # a miss: the median can only rise
-    assert found.diverged == 1
+    assert found.predict(np.array([4.0]))[0] > alone.predict(np.array([4.0]))[0]  # most runs missed
+    assert found.diverged == 9
     assert found.censored == alone.censored
-    assert any("Diverged: 1 of 4 at b = 4" in note for note in notes(found))
+    assert any("Diverged: 9 of 12 at b = 4" in note for note in notes(found))
 
 
 def test_the_band_holds_the_fit_and_widens_where_there_is_no_data() -> None:
