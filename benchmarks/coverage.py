@@ -216,16 +216,16 @@ def _rejected(row: Row, number: int) -> bool | None:
     return None if found.p is None else found.rejected
 
 
-def _table(rows: Sequence[Row], options: argparse.Namespace) -> list[Sweep]:
-    """Measure the rows that were asked for, showing each as soon as it is done."""
-    found: list[Sweep] = []
+def _table(rows: Sequence[Row], options: argparse.Namespace) -> dict[bool, list[Sweep]]:
+    """Measure the rows that were asked for, showing each as soon as it is done; by whether b* lies inside."""
+    found: dict[bool, list[Sweep]] = {True: [], False: []}
     _row(*HEADS)
     _row(*["---"] * len(HEADS))
     for row in rows:
         if fnmatch.fnmatch(f"{row.title}, {row.spread}", options.rows):
             sweeps = measure(row, options.sweeps, options.forms, options.workers)
             _show(row, facts(sweeps))
-            found += sweeps
+            found[row.inside] += sweeps
     return found
 
 
@@ -240,10 +240,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=-1, help="processes; -1: one a core")
     options = parser.parse_args()
     print(f"{options.sweeps:,} simulated sweeps a row, ten batch sizes 2 … 1,024:\n")
-    sweeps = _table(ROWS, options)
-    if sweeps:
-        print("\nIs the probability of a swept batch size to be the cheapest a probability? All of these rows:\n")
-        _show_calibration(sweeps)
+    where = {True: "b\\* inside the sweep", False: "b\\* is the smallest size"}
+    for inside, sweeps in _table(ROWS, options).items():
+        if sweeps:
+            print(f"\nIs the probability of a swept batch size to be the cheapest a probability? {where[inside]}:\n")
+            _show_calibration(sweeps)
     print("\nWhere N has a kink, which is not what is taken for likely:\n")
     _table(KINKED, options)
     if options.power:

@@ -90,6 +90,11 @@ class Row:
         return f"{self.truth} {self.p:g}" if self.truth in ("power", "late") else self.truth
 
     @property
+    def inside(self) -> bool:
+        """Whether N·b is least between the smallest and the largest size, and not at the smallest."""
+        return self.truth in ("hyperbola", "kink") or (self.truth in ("power", "late") and self.p > 1)
+
+    @property
     def spread(self) -> str:
         """The scatter in a few words."""
         parts = [f"{self.sigma:.0%}"]
@@ -197,11 +202,11 @@ def drawn(row: Row, number: int) -> Task:
     """The task of a row with this number: where its knee lies and its N∞ are log-uniform."""
     stream = zlib.crc32(repr(replace(row, seeds=0)).encode())
     rng = np.random.default_rng([number, stream])
-    inner = row.truth in ("hyperbola", "piecewise", "kink") or (row.truth in ("power", "late") and row.p > 1)
-    at, n_inf = (math.exp(rng.uniform(*np.log(ends))) for ends in (B_STAR if inner else KNEE, N_INF))
+    near = row.inside or row.truth == "piecewise"
+    at, n_inf = (math.exp(rng.uniform(*np.log(ends))) for ends in (B_STAR if near else KNEE, N_INF))
     if row.truth == "hyperbola":
         at = at / 2
-    elif row.truth in ("power", "late") and inner:
+    elif row.truth in ("power", "late") and row.inside:
         at = at / (row.p - 1) ** (1 / row.p)
     return Task(row, at, n_inf, int(rng.integers(2**31)))
 
