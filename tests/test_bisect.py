@@ -397,8 +397,10 @@ def test_a_sweep_that_is_killed_goes_on_and_trains_nothing_twice(undisturbed: Pa
         process = start(tmp_path, *SMALL)
         deadline = time.monotonic() + 240
         while process.poll() is None and kills < 2 and time.monotonic() < deadline:
-            # After two results, and after six: by then one run has arrived.
-            if len(list(tmp_path.glob("results/sweep/trials/*/seed-*/result.json"))) >= (2, 6)[kills]:
+            # After two results, and once a run has arrived.
+            results = [folder.result() for folder in run_folders(tmp_path / "results" / "sweep")]
+            known = [found.outcomes[120.0] for found in results if found is not None]
+            if len(known) >= 2 and (kills == 0 or any(isinstance(outcome, Reached) for outcome in known)):
                 break
             time.sleep(0.02)
         if kills == 2 or process.poll() is not None:
