@@ -217,7 +217,10 @@ def _rejected(row: Row, number: int) -> bool | None:
 
 
 def _table(rows: Sequence[Row], options: argparse.Namespace) -> dict[bool, list[Sweep]]:
-    """Measure the rows that were asked for, showing each as soon as it is done; by whether b* lies inside."""
+    """Measure the rows that were asked for, showing each as soon as it is done.
+
+    The sweeps are returned by whether b* lies inside the swept sizes.
+    """
     found: dict[bool, list[Sweep]] = {True: [], False: []}
     _row(*HEADS)
     _row(*["---"] * len(HEADS))

@@ -311,7 +311,7 @@ def _lacking(seen: tuple[Seen, ...], options: Options) -> _Lacking:
     found = known[1]
     runs = _telling(seen, options, found.least)
     told = sorted({run.batch_size for run in runs})
-    # A run that is missed raises the least itself: as far as the least may lie, so that the run bears it out then, too.
+    # A run that doesn't arrive raises the least. The run therefore goes as far as the least may lie at most.
     return _Lacking(_beyond(found, told, options) or _few(found, runs, options), found.least_ci[1])
 
 

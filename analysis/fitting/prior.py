@@ -30,8 +30,8 @@ DEPARTURE_WEIGHTS = np.array([0.4, 0.35, 0.25])
 _LENGTH = 3 * OCTAVE
 # ln N∞ is free: its prior is normal around the data with this spread.
 LOCATION = 10.0
-# Where a run takes e^4 times N∞, the hyperbola's wall becomes a slope that bends to e^12 times N∞: ln N stays finite,
-# and yet no run arrives beyond it.
+# The hyperbola's wall begins where a run takes e^4 times N∞. Behind it N rises steeply, to e^12 times N∞ at most: ln N
+# stays finite, and no run arrives there.
 _WALL, _BEHIND, _WALL_SLOPE = 4.0, 8.0, 30.0
 # Near the wall the form is no line in its parameter: no tile moves further than this there.
 _MOST_MOVED = 0.4

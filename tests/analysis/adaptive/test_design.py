@@ -207,7 +207,7 @@ def test_one_lucky_run_decides_nothing() -> None:
     known = state(late, options)
     assert not known.decided
     assert known.width_octaves is not None
-    assert known.width_octaves > 2  # the lucky run doesn't outweigh three that went five times as far
+    assert known.width_octaves > 2  # b = 2 may still be named, but is not believed
     # Where no more seeds are allowed, what there is has to do.
     alone = dataclasses.replace(options, seeds=1)
     assert state(seen, alone).decided
